@@ -79,9 +79,11 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if (self.data_directory / "postmaster.pid").exists():
-            self.stop(mode="immediate")
-        shutil.rmtree(self.directory, ignore_errors=True)
+        try:
+            if (self.data_directory / "postmaster.pid").exists():
+                self.stop(mode="immediate")
+        finally:
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     @property
     def socket_directory(self) -> Path:
