@@ -8,7 +8,6 @@ TCP a password is asked for, so that no other user of the machine can walk in.
 from __future__ import annotations
 
 import os
-import pwd
 import re
 import secrets
 import shutil
@@ -26,6 +25,7 @@ from psycopg2.extensions import connection as Connection
 
 INSTALLATIONS = Path("/usr/lib/postgresql")
 SUPERUSER = "postgres"
+SERVER_USER = "postgres"  # of the operating system: runs the server where the tests run as root
 START_ATTEMPTS = 3
 
 # Durability costs most of the time of a test; PG_FSYNC=on brings it back.
@@ -156,11 +156,17 @@ class Server:
 
     def _as_server_user(self, program: str, *arguments: object) -> None:
         """Run one of the server's programs, which refuse to run as root."""
-        command = [str(self.bin / program), *map(str, arguments)]
-        if os.geteuid() == 0:
-            command = ["runuser", "--user", SUPERUSER, "--", *command]
+        root = os.geteuid() == 0
         result = subprocess.run(
-            command, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            [str(self.bin / program), *map(str, arguments)],
+            user=SERVER_USER if root else None,
+            group=SERVER_USER if root else None,
+            extra_groups=[] if root else None,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         if result.returncode:
             raise ServerError(f"{program} failed: {result.stderr}")
@@ -168,8 +174,7 @@ class Server:
     @staticmethod
     def _give_to_server_user(path: Path) -> None:
         if os.geteuid() == 0:
-            user = pwd.getpwnam(SUPERUSER)
-            os.chown(path, user.pw_uid, user.pw_gid)
+            shutil.chown(path, SERVER_USER, SERVER_USER)
 
 
 @dataclass(frozen=True)
