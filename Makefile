@@ -1,0 +1,66 @@
+# What a person types. `make help` lists it; ARGS goes on to ansible-playbook: make deploy ARGS='--check --diff'
+.POSIX:
+.SUFFIXES:
+
+ARGS =
+CHECK = .venv/bin/python scripts/check
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1	/p' Makefile | expand -t 14
+
+.PHONY: deploy
+deploy: setup ## the registry's database on staging, then on production
+	@scripts/play deploy.yml $(ARGS)
+
+.PHONY: status
+status: setup ## where each database stands
+	@scripts/play playbooks/status.yml $(ARGS)
+
+.PHONY: rollback
+rollback: setup ## back to a version: make rollback ARGS='-e migrations_version=20240101000001'
+	@scripts/play playbooks/rollback.yml $(ARGS)
+
+.PHONY: setup
+setup: ## what the commands above need: .venv and .ansible, made once
+	@scripts/setup
+
+.PHONY: test
+test: setup-tests ## every check
+	@$(CHECK)
+
+.PHONY: lint
+lint: setup-tests ## style, types, and that what is said twice is the same
+	@$(CHECK) lint
+
+.PHONY: sanity
+sanity: setup-tests ## ansible-test sanity
+	@$(CHECK) sanity
+
+.PHONY: docs-lint
+docs-lint: setup-tests ## the documentation and the changelog
+	@$(CHECK) docs-lint
+
+.PHONY: unit
+unit: setup-tests ## unit tests
+	@$(CHECK) unit
+
+.PHONY: integration
+integration: setup-tests ## tests against PostgreSQL servers of their own
+	@$(CHECK) integration
+
+.PHONY: acceptance
+acceptance: setup-tests ## `make deploy` and all that follows on fresh Debian machines, in containers
+	@$(CHECK) machines
+
+.PHONY: setup-tests
+setup-tests:
+	@scripts/setup tests
+
+.PHONY: build
+build: setup ## the collection's tarball
+	@.venv/bin/ansible-galaxy collection build --force
+
+.PHONY: clean
+clean: ## take away what make set up
+	rm -rf .venv .ansible tests/output
