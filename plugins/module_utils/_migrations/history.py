@@ -1,0 +1,116 @@
+# Copyright: Schema Registry contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What was done to a database, by whom and when: a side table beside the ledger, which sqlx never looks at.
+
+It also remembers the finished statements of files that run outside a transaction, so that they can be resumed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import typing as t
+
+from .ledger import Ledger, TableName, bytea, revoke_writes
+from .session import Session, literal
+
+BEGUN = "begun"
+DONE = "done"
+FAILED = "failed"
+
+STATEMENT = "statement"
+
+# An identifier holds 63 bytes; the longest ledger name still gets a side table of its own.
+_SUFFIX = "_history"
+_STEM_BYTES = 63 - len(_SUFFIX)
+
+
+def table_for(ledger: TableName) -> TableName:
+    """The side table of a ledger."""
+    return TableName(ledger.schema, ledger.table.encode()[:_STEM_BYTES].decode("utf-8", "ignore") + _SUFFIX)
+
+
+def statement_digest(text: str) -> bytes:
+    """What tells a finished statement from one that was edited since: SHA-256 of its text."""
+    return hashlib.sha256(text.encode()).digest()
+
+
+class History:
+    """The side table of one database.
+
+    :param release: digest of the release that this run brings.
+    :param controller: the machine and user that the run was started from.
+    """
+
+    def __init__(self, session: Session, ledger: Ledger, release: str, controller: str) -> None:
+        self._session = session
+        self._release = release
+        self._controller = controller
+        self.table = table_for(ledger.name)
+
+    def create(self) -> None:
+        """Make the table where it is not there yet."""
+        self._session.run(
+            "begin; create table if not exists {0} (at timestamptz not null default clock_timestamp(),"
+            " version bigint not null, action text not null, outcome text not null, position integer, digest bytea,"
+            " actor text not null default session_user, controller text not null, release text not null,"
+            " duration_ns bigint, detail text);"
+            " comment on table {0} is 'what was done to this database by migrations, when and by whom'; {1} commit".format(
+                self.table.sql, revoke_writes(self.table)
+            )
+        )
+
+    @property
+    def exists(self) -> bool:
+        return self._session.value("select to_regclass({0}) is not null".format(literal(self.table.sql))) is True
+
+    def record(
+        self,
+        version: int,
+        action: str,
+        outcome: str,
+        nanoseconds: t.Optional[int] = None,
+        position: t.Optional[int] = None,
+        digest: t.Optional[bytes] = None,
+        detail: str = "",
+    ) -> str:
+        """The statement that adds an entry."""
+        return (
+            "insert into {0} (version, action, outcome, position, digest, controller, release, duration_ns, detail)"
+            " values ({1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}, {9});".format(
+                self.table.sql,
+                version,
+                literal(action),
+                literal(outcome),
+                "null" if position is None else position,
+                "null" if digest is None else bytea(digest),
+                literal(self._controller),
+                literal(self._release),
+                "null" if nanoseconds is None else nanoseconds,
+                literal(detail) if detail else "null",
+            )
+        )
+
+    def begun(self, versions: t.Iterable[int]) -> t.Dict[int, str]:
+        """The action that was begun last on each of these versions."""
+        wanted = ", ".join(str(version) for version in versions)
+        return dict(
+            self._session.rows(
+                "select distinct on (version) version, action from {0} where outcome = {1} and action <> {2}"
+                " and version in ({3}) order by version, at desc".format(
+                    self.table.sql, literal(BEGUN), literal(STATEMENT), wanted or "null"
+                )
+            )
+        )
+
+    def finished_statements(self, version: int) -> t.List[bytes]:
+        """Digests of the statements that ran since the version's file was begun, in their order."""
+        return [
+            bytes(digest)
+            for (digest,) in self._session.rows(
+                "select digest from {0} where version = {1} and action = {2} and outcome = {3} and at > (select max(at)"
+                " from {0} where version = {1} and outcome = {4} and action <> {2}) order by position".format(
+                    self.table.sql, version, literal(STATEMENT), literal(DONE), literal(BEGUN)
+                )
+            )
+        ]

@@ -1,0 +1,161 @@
+# Copyright: Schema Registry contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Directories of migration files, read whole and checked before anything is connected to."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+
+from . import checksum, names
+from .errors import SourceError
+
+# sqlx-core/src/migrate/migration.rs: a plain prefix test at byte 0.
+NO_TRANSACTION = b"-- no-transaction"
+
+
+class Script(t.NamedTuple):
+    """One SQL file."""
+
+    path: str
+    content: bytes
+
+    @property
+    def no_transaction(self) -> bool:
+        return self.content.startswith(NO_TRANSACTION)
+
+    @property
+    def text(self) -> str:
+        return self.content.decode()
+
+
+class Migration(t.NamedTuple):
+    """One version: the script that makes it, the one that takes it back, the one that proves it."""
+
+    version: int
+    description: str
+    checksum: bytes
+    """SHA-384 of the up script, as in the ledger."""
+    up: Script
+    down: t.Optional[Script] = None
+    verify: t.Optional[Script] = None
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.up.path)
+
+
+class Source(t.NamedTuple):
+    """All migrations of a release, in order of version."""
+
+    migrations: t.Tuple[Migration, ...]
+    only_down: t.FrozenSet[int] = frozenset()
+    """Versions of which only a down file is there: sqlx does not count them as missing, and never applies them."""
+
+    @property
+    def release(self) -> str:
+        return checksum.release((each.version, each.checksum) for each in self.migrations)
+
+
+def _read_file(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def read(
+    directories: t.Sequence[str],
+    verify: t.Optional[str] = None,
+    ignored_chars: str = "",
+    read_file: t.Callable[[str], bytes] = _read_file,
+) -> Source:
+    """Read the migrations of one or more directories, and their verification scripts.
+
+    :param directories: where the migrations are; sub-directories are not entered.
+    :param verify: directory of verification scripts, ``<version>_<name>.sql``.
+    :param ignored_chars: characters that checksums leave out.
+    :param read_file: how a file's bytes are had (the controller decrypts vaulted ones).
+    :raises SourceError: with every problem that was found, not just the first.
+    """
+    problems: t.List[str] = []
+    found: t.Dict[str, t.Dict[int, t.Tuple[names.FileName, Script]]] = {names.UP: {}, names.DOWN: {}}
+    for directory in directories:
+        for name, script in _scripts(directory, read_file, problems):
+            _place(found[names.DOWN if name.kind == names.DOWN else names.UP], name, script, problems)
+    ups, downs = found[names.UP], found[names.DOWN]
+    if not ups and not problems:
+        problems.append("{0}: no migration is here".format(", ".join(directories)))
+
+    proofs: t.Dict[int, t.Tuple[names.FileName, Script]] = {}
+    if verify:
+        for name, script in _scripts(verify, read_file, problems):
+            _place(proofs, name, script, problems)
+            if name.version not in ups and not problems:
+                problems.append("{0}: verifies version {1}, which has no migration".format(script.path, name.version))
+    if problems:
+        raise SourceError("The migration files cannot be used:\n  " + "\n  ".join(problems), {"problems": problems})
+
+    def script_of(scripts: t.Dict[int, t.Tuple[names.FileName, Script]], version: int) -> t.Optional[Script]:
+        return scripts[version][1] if version in scripts else None
+
+    return Source(
+        tuple(
+            Migration(
+                version,
+                name.description,
+                checksum.of(up.content, ignored_chars),
+                up,
+                script_of(downs, version),
+                script_of(proofs, version),
+            )
+            for version, (name, up) in sorted(ups.items())
+        ),
+        frozenset(downs).difference(ups),
+    )
+
+
+def _place(
+    taken: t.Dict[int, t.Tuple[names.FileName, Script]], name: names.FileName, script: Script, problems: t.List[str]
+) -> None:
+    # sqlx would apply the first and fail on the second, in the middle of a deployment.
+    other = taken.setdefault(name.version, (name, script))[1]
+    if other is not script:
+        problems.append("{0}: version {1} is also in {2}".format(script.path, name.version, other.path))
+
+
+def _scripts(
+    directory: str, read_file: t.Callable[[str], bytes], problems: t.List[str]
+) -> t.Iterator[t.Tuple[names.FileName, Script]]:
+    try:
+        entries = sorted(os.listdir(os.fsencode(directory)))
+    except OSError as error:
+        problems.append("{0}: {1}".format(directory, error.strerror))
+        return
+    for raw in entries:
+        name = raw.decode("utf-8", "replace")
+        path = os.path.join(directory, os.fsdecode(raw))
+        shown = os.path.join(directory, name)
+        if not name.lower().endswith(".sql") or os.path.isdir(path):
+            continue
+        try:
+            parsed = names.parse(name)
+        except ValueError as error:
+            problems.append("{0}: {1}".format(shown, error))
+            continue
+        if parsed is None:
+            # sqlx passes such a file over in silence; nobody who put it here wants that.
+            problems.append("{0}: misnamed, it would never run; a name is <version>_<name>[.up|.down].sql".format(shown))
+            continue
+        try:
+            content = read_file(path)
+            content.decode()
+        except OSError as error:
+            problems.append("{0}: {1}".format(shown, error.strerror))
+        except UnicodeDecodeError as error:
+            line = content.count(b"\n", 0, error.start) + 1
+            problems.append("{0}, line {1}: not UTF-8".format(shown, line))
+        else:
+            if b"\0" in content:
+                line = content.count(b"\n", 0, content.index(b"\0")) + 1
+                problems.append("{0}, line {1}: a NUL byte, which PostgreSQL cannot take".format(shown, line))
+            yield parsed, Script(shown, content)

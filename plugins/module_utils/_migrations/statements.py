@@ -1,0 +1,236 @@
+# Copyright: Schema Registry contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+r"""A file split into its statements, where PostgreSQL's own parser would split it.
+
+Needed only where statements must be sent one by one (``-- no-transaction`` files, rehearsals) or looked at (transaction
+control, error messages); a file inside a transaction is sent whole and never depends on this.
+
+The tokens follow PostgreSQL's ``src/backend/parser/scan.l`` with ``standard_conforming_strings`` on; ``BEGIN ATOMIC`` bodies
+and parentheses are tracked as psql does (``src/fe_utils/psqlscan.l``).
+"""
+
+from __future__ import annotations
+
+import re
+import typing as t
+
+# Enough to classify any statement and to read the names in a CREATE INDEX.
+_HEAD_TOKENS = 24
+
+_TOKEN = re.compile(
+    r"""
+      (?P<space>   \s+ | --[^\n\r]* )
+    | (?P<comment> /\* )
+    | (?P<escape>  [eE]'(?:[^'\\]|''|\\.)*' )
+    | (?P<string>  (?:[uU]&|[bBxXnN])?'[^']*' )
+    | (?P<quoted>  (?:[uU]&)?"(?:[^"]|"")*" )
+    | (?P<dollar>  \$(?:[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*)?\$ )
+    | (?P<word>    [A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]* )
+    | (?P<number>  [0-9]+(?:\.[0-9]+)? | \$[0-9]+ )
+    | (?P<open>    [(\[] )
+    | (?P<close>   [)\]] )
+    | (?P<end>     ; )
+    | (?P<psql>    \\ )
+    | (?P<unclosed> ['"] )
+    | (?P<other>   . )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_COMMENT_EDGE = re.compile(r"/\*|\*/")
+# An E'' string goes on, escapes included, in a further quote after a line break (scan.l: quotecontinue).
+_ESCAPE_CONTINUED = re.compile(r"(?:[ \t\f\v]|--[^\n\r]*)*[\n\r](?:\s|--[^\n\r]*[\n\r])*'(?:[^'\\]|''|\\.)*'", re.DOTALL)
+
+
+class StatementError(ValueError):
+    """A text that cannot be split or sent: an open quote, a psql command, COPY through the client.
+
+    :param message: what is wrong with it.
+    :param line: line of the text, from 1.
+    """
+
+    def __init__(self, message: str, line: int) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+class Statement(t.NamedTuple):
+    """One statement, without the semicolon that ends it and without comments around it."""
+
+    text: str
+    start: int
+    line: int
+    head: t.Tuple[str, ...]
+    """The first tokens: words in lower case, everything quoted as written."""
+
+    @property
+    def summary(self) -> str:
+        """The statement on one line, short enough for a message."""
+        line = " ".join(self.text.split())
+        return line if len(line) <= 120 else line[:117] + "..."
+
+
+def position(text: str, offset: int) -> t.Tuple[int, int]:
+    """Line and column, both from 1, of a character offset."""
+    return text.count("\n", 0, offset) + 1, offset - (text.rfind("\n", 0, offset) + 1) + 1
+
+
+def split(sql: str) -> t.List[Statement]:
+    """Split a script into its statements.
+
+    :raises StatementError: where it cannot be split, or holds what only psql understands.
+    """
+    return list(scan(sql))
+
+
+def scan(sql: str) -> t.Iterator[Statement]:
+    """Like split, one statement at a time."""
+    size = len(sql)
+    line, counted = 1, 0  # `line` is right at offset `counted`
+    at = 0
+    start, stop = -1, 0  # of the statement so far, -1: none yet
+    depth = 0  # of parentheses
+    atomic = 0  # of BEGIN ATOMIC and the CASEs inside it
+    head: t.List[str] = []
+    last = ""  # token
+
+    def here(offset: int) -> int:
+        return line + sql.count("\n", counted, offset)
+
+    while at < size:
+        match = _TOKEN.match(sql, at)
+        assert match  # `other` takes any character
+        kind, begin, at = match.lastgroup, at, match.end()
+        if kind == "space":
+            continue
+        if kind == "comment":
+            at = _comment_end(sql, at, here(begin))
+            continue
+        if kind == "escape":
+            at = _escape_end(sql, at)
+        elif kind == "dollar":
+            closing = sql.find(match.group(), at)
+            if closing < 0:
+                raise StatementError("the dollar quote {0} is never closed".format(match.group()), here(begin))
+            at = closing + len(match.group())
+        elif kind == "unclosed":
+            raise StatementError("the quote {0} is never closed".format(match.group()), here(begin))
+        elif kind == "psql":
+            command = sql[begin:].split(None, 1)[0]
+            raise StatementError("{0} is a command of psql, which the server does not know".format(command), here(begin))
+        elif kind == "open":
+            depth += 1
+        elif kind == "close":
+            depth = max(depth - 1, 0)
+        elif kind == "end" and depth == 0 and atomic == 0:
+            if start >= 0:
+                line, counted = here(start), start
+                yield _statement(sql, start, stop, line, head)
+            start, head, last = -1, [], ""
+            continue
+
+        token = match.group()
+        if start < 0:
+            start = begin
+        stop = at
+        if kind == "word":
+            token = token.lower()
+            if depth == 0 and last not in ("as", "."):
+                if atomic:
+                    atomic += {"case": 1, "end": -1}.get(token, 0)
+                elif token == "atomic" and last == "begin" and head[0] == "create":
+                    atomic = 1
+        if len(head) < _HEAD_TOKENS:
+            head.append(token)
+        last = token
+
+    if start >= 0:
+        yield _statement(sql, start, stop, here(start), head)
+
+
+def _statement(sql: str, start: int, stop: int, line: int, head: t.Sequence[str]) -> Statement:
+    statement = Statement(sql[start:stop], start, line, tuple(head))
+    if head[0] == "copy" and re.search(r"\b(?:from\s+stdin|to\s+stdout)\b", statement.text, re.IGNORECASE):
+        raise StatementError("COPY through the client needs psql; use INSERT, or a file on the server", line)
+    return statement
+
+
+def _comment_end(sql: str, at: int, line: int) -> int:
+    depth = 1
+    for edge in _COMMENT_EDGE.finditer(sql, at):
+        depth += 1 if edge.group() == "/*" else -1
+        if depth == 0:
+            return edge.end()
+    raise StatementError("the comment /* is never closed", line)
+
+
+def _escape_end(sql: str, at: int) -> int:
+    while True:
+        more = _ESCAPE_CONTINUED.match(sql, at)
+        if not more:
+            return at
+        at = more.end()
+
+
+# What PostgreSQL refuses inside a transaction block (PreventInTransactionBlock), by its first words.
+_OUTSIDE_ONLY = (
+    ("vacuum",),
+    ("alter", "system"),
+    ("create", "database"),
+    ("drop", "database"),
+    ("create", "tablespace"),
+    ("drop", "tablespace"),
+    ("create", "subscription"),
+    ("drop", "subscription"),
+    ("reindex", "schema"),
+    ("reindex", "database"),
+    ("reindex", "system"),
+    ("discard", "all"),
+    ("commit", "prepared"),
+    ("rollback", "prepared"),
+)
+
+
+def outside_transaction(statement: Statement) -> bool:
+    """Whether PostgreSQL runs this statement only outside a transaction block."""
+    head = statement.head
+    if any(head[: len(words)] == words for words in _OUTSIDE_ONLY):
+        return True
+    if head[0] in ("create", "drop", "reindex") and "concurrently" in head:
+        return True
+    if head[:2] == ("alter", "database") and "tablespace" in head:
+        return True
+    if head[:2] == ("alter", "table") and "detach" in head and "concurrently" in head:
+        return True
+    return head == ("cluster",)
+
+
+_TRANSACTION_CONTROL = frozenset(("begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release"))
+
+
+def controls_transaction(statement: Statement) -> bool:
+    """Whether the statement begins, ends or marks a transaction."""
+    return statement.head[0] in _TRANSACTION_CONTROL or statement.head[:2] == ("prepare", "transaction")
+
+
+class IndexBuild(t.NamedTuple):
+    """What a CREATE INDEX CONCURRENTLY names: identifiers as written, quotes included."""
+
+    name: t.Optional[str]
+    table: str
+
+
+def concurrent_index(statement: Statement) -> t.Optional[IndexBuild]:
+    """The index that a CREATE INDEX CONCURRENTLY builds, or None for any other statement."""
+    tokens = list(statement.head)
+    if tokens[:1] != ["create"] or "concurrently" not in tokens or "on" not in tokens:
+        return None
+    before, after = tokens[: tokens.index("on")], tokens[tokens.index("on") + 1 :]
+    named = before[before.index("concurrently") + 1 :]
+    if named[:3] == ["if", "not", "exists"]:
+        named = named[3:]
+    if after[:1] == ["only"]:
+        after = after[1:]
+    table = after[0] + ("." + after[2] if after[1:2] == ["."] else "")
+    return IndexBuild("".join(named) or None, table)
