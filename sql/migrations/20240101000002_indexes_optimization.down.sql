@@ -1,0 +1,15 @@
+-- data-loss: table schema_access_log, view popular_schemas
+
+drop index public.compatibility_checks_subject_idx;
+drop index public.validation_history_slow_idx;
+drop statistics public.schemas_search_stats;
+drop index public.schemas_deleted_at_idx;
+drop index public.schemas_containment_idx;
+drop index public.schemas_live_search_idx;
+drop index public.schemas_live_precedence_idx;
+drop index public.schemas_live_created_at_idx;
+drop index public.schemas_live_subject_idx;
+drop index public.schemas_live_version_idx;
+drop function public.refresh_popular_schemas();
+drop materialized view public.popular_schemas;
+drop table public.schema_access_log;
