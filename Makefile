@@ -3,7 +3,7 @@
 .SUFFIXES:
 
 ARGS =
-CHECK = .venv/bin/python scripts/check
+CHECK = .venv/bin/python scripts/check.py
 
 .PHONY: help
 help: ## this list

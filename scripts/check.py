@@ -1,0 +1,382 @@
+"""Run the project's checks, all of them or the named ones, and say at the end how each one went.
+
+    make test, or .venv/bin/python scripts/check.py [NAME ...]        NAME is a check or a group of checks; --list names them
+
+Every check runs, whatever became of the ones before it. One that cannot run here counts as failed, unless the environment
+allows it by name: ALLOW_MISSING="machines,shellcheck". What a check printed is in tests/output/NAME.log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+TOOLS = Path(sys.prefix, "bin")
+WORK = CHECKOUT / ".ansible"
+OUTPUT = CHECKOUT / "tests" / "output"
+
+NAMESPACE, NAME = "schema_registry", "postgresql"
+COLLECTION = f"{NAMESPACE}.{NAME}"
+ENGINE = "plugins/module_utils/_migrations"
+PLAYBOOKS = ("playbooks/deploy.yml", "playbooks/rollback.yml", "playbooks/status.yml")
+
+
+class Failed(Exception):
+    """A check found something."""
+
+
+class CouldNotRun(Exception):
+    """A check lacks something on this machine."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something of the distribution's: there if the path (or command) is, and otherwise installed by packages."""
+
+    what: str
+    packages: tuple[str, ...]
+
+    def is_met(self) -> bool:
+        """Say whether it is on this machine."""
+        if self.what.startswith("/"):
+            return any(Path("/").glob(self.what[1:]))
+        return shutil.which(self.what) is not None
+
+
+POSTGRESQL = Need("/usr/lib/postgresql/*/bin/initdb", ("postgresql",))
+PSYCOPG = Need("/usr/lib/python3/dist-packages/psycopg2", ("python3-psycopg2",))
+SHELLCHECK = Need("shellcheck", ("shellcheck",))
+CONTAINERS = (
+    # Named one by one, since recommended packages are not installed; runc is for machines where crun gives up.
+    Need("podman", ("podman", "runc", "netavark", "aardvark-dns")),
+    Need("iptables", ("iptables",)),
+    Need("mmdebstrap", ("mmdebstrap",)),
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check: a function that raises Failed or CouldNotRun, or is content."""
+
+    name: str
+    group: str
+    needs: tuple[Need, ...]
+    shown: bool
+    run: Callable[[Shell], None]
+
+
+CHECKS: list[Check] = []
+
+
+def check(name: str, group: str, *needs: Need, shown: bool = False) -> Callable[[Callable[[Shell], None]], None]:
+    """Enter a function into the list of checks; what a `shown` one prints is worth reading even when it passes."""
+
+    def enter(run: Callable[[Shell], None]) -> None:
+        CHECKS.append(Check(name, group, needs, shown, run))
+
+    return enter
+
+
+class Shell:
+    """Runs a check's commands in the checkout, and keeps what they print."""
+
+    def __init__(self, log: Path, aloud: bool) -> None:
+        self.log = log.open("w", encoding="utf-8")
+        self.aloud = aloud
+        self.environment = {
+            **os.environ,
+            "PATH": f"{TOOLS}:{os.environ.get('PATH', os.defpath)}",
+            # Nothing of the checks' goes to the home directory.
+            "ANSIBLE_HOME": str(WORK / "home"),
+        }
+
+    def say(self, text: str) -> None:
+        """Write into the log, and to the terminal where somebody wants to see it."""
+        self.log.write(text)
+        self.log.flush()
+        if self.aloud:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+    def __call__(self, *command: str | Path, cwd: Path = CHECKOUT, **environment: str) -> None:
+        """Run a command; it must succeed."""
+        words = [str(word) for word in command]
+        self.say(f"$ {' '.join(words)}\n")
+        process = subprocess.Popen(
+            words,
+            cwd=cwd,
+            env={**self.environment, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                self.say(line)
+        except KeyboardInterrupt:
+            process.wait()
+            raise
+        if process.wait() != 0:
+            raise Failed(f"{Path(words[0]).name} ended with {process.returncode}")
+
+
+def sources(*patterns: str) -> list[str]:
+    """The checkout's files, as git knows them: also those not yet committed, and none that it ignores."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *patterns]
+    listed = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    if listed.returncode != 0:
+        raise CouldNotRun(f"this is no git checkout: {listed.stderr.strip()}")
+    return sorted(path for path in listed.stdout.split("\0") if path and (CHECKOUT / path).is_file())
+
+
+# --- style, types, and what belongs together ---
+
+
+@check("yamllint", "lint")
+def _yamllint(sh: Shell) -> None:
+    sh("yamllint", "--strict", *sources("*.yml", "*.yaml", ".yamllint", ".ansible-lint"))
+
+
+@check("ansible-lint", "lint")
+def _ansible_lint(sh: Shell) -> None:
+    sh("ansible-lint", "--profile", "production", "--offline", "--nocolor")
+
+
+@check("ruff", "lint")
+def _ruff(sh: Shell) -> None:
+    sh("ruff", "check", "--no-cache", "plugins", "scripts", "tests")
+
+
+@check("mypy", "lint")
+def _mypy(sh: Shell) -> None:
+    sh("mypy", "--strict", "--cache-dir", WORK / "mypy", ENGINE, "scripts", "tests/machines")
+
+
+@check("shellcheck", "lint", SHELLCHECK)
+def _shellcheck(sh: Shell) -> None:
+    sh("shellcheck", *programs("sh", "bash"))
+
+
+@check("syntax", "lint")
+def _syntax(sh: Shell) -> None:
+    playbooks = ["deploy.yml", *(path for path in sources("playbooks/*.yml") if path.count("/") == 1)]
+    if missing := {*PLAYBOOKS} - {*playbooks}:
+        raise Failed(f"missing: {', '.join(sorted(missing))}")
+    sh("ansible-playbook", "--syntax-check", *playbooks)
+
+
+@check("tarball", "lint")
+def _tarball(sh: Shell) -> None:
+    """What is built installs elsewhere, and runs from there by its name."""
+    with tempfile.TemporaryDirectory() as scratch:
+        elsewhere = Path(scratch)
+        collections = elsewhere / "collections"
+        # What it depends on, as set up. The checkout itself must stay out of sight.
+        (collections / "ansible_collections").mkdir(parents=True)
+        for path in (WORK / "collections" / "ansible_collections").iterdir():
+            if path.name != NAMESPACE:
+                (collections / "ansible_collections" / path.name).symlink_to(path)
+        (elsewhere / "ansible.cfg").touch()
+        sh("ansible-galaxy", "collection", "build", "--output-path", elsewhere, copy_sources(elsewhere / "sources"))
+        (tarball,) = elsewhere.glob("*.tar.gz")
+        installed = {"ANSIBLE_COLLECTIONS_PATH": str(collections), "ANSIBLE_CONFIG": str(elsewhere / "ansible.cfg")}
+        sh("ansible-galaxy", "collection", "install", "--offline", "-p", collections, tarball, cwd=elsewhere, **installed)
+        for playbook in PLAYBOOKS:
+            name = f"{COLLECTION}.{Path(playbook).stem}"
+            sh("ansible-playbook", "--syntax-check", "-i", CHECKOUT / "inventories" / "local", name, cwd=elsewhere, **installed)
+
+
+def programs(*interpreters: str) -> list[str]:
+    """The files whose first line names one of these interpreters."""
+    found = []
+    for path in sources():
+        with (CHECKOUT / path).open("rb") as file:
+            first = file.readline().decode(errors="replace").split()
+        if first and first[0].startswith("#!") and Path(first[-1].lstrip("#!")).name in interpreters:
+            found.append(path)
+    return found
+
+
+def copy_sources(target: Path) -> Path:
+    """A copy of the checkout's files, without its history and its set-up."""
+    for path in sources():
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(CHECKOUT / path, target / path, follow_symlinks=False)
+    return target
+
+
+# --- documentation ---
+
+
+@check("docs", "docs-lint")
+def _docs(sh: Shell) -> None:
+    sh("antsibull-docs", "lint-collection-docs", "--plugin-docs", "--validate-collection-refs", "all", ".")
+
+
+@check("changelog", "docs-lint")
+def _changelog(sh: Shell) -> None:
+    if not sources("changelogs/fragments/*.yml") and not sources("changelogs/changelog.yaml"):
+        raise Failed("neither a fragment nor a release")
+    sh("antsibull-changelog", "lint")
+
+
+# --- ansible-test ---
+
+
+@check("sanity", "sanity")
+def _sanity(sh: Shell) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        collection = copy_sources(Path(scratch, "ansible_collections", NAMESPACE, NAME))
+        sh(sys.executable, "scripts/sanity.py", collection, WORK / "sanity-home")
+
+
+# --- tests ---
+
+
+@check("unit", "unit", POSTGRESQL, shown=True)
+def _unit(sh: Shell) -> None:
+    sh("pytest", "tests/unit")
+
+
+@check("integration", "integration", POSTGRESQL, PSYCOPG, shown=True)
+def _integration(sh: Shell) -> None:
+    sh("pytest", "tests/integration")
+
+
+@check("machines", "machines", *CONTAINERS, shown=True)
+def _machines(sh: Shell) -> None:
+    sh(sys.executable, "tests/machines/run.py")
+
+
+# --- the run ---
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a check went."""
+
+    check: Check
+    verdict: str  # ok, failed, could not run, or allowed: could not run, and nobody minds
+    why: str = ""
+    seconds: float = 0.0
+
+    @property
+    def is_bad(self) -> bool:
+        """Say whether it must be seen to."""
+        return self.verdict in ("failed", "could not run")
+
+
+def as_root(*command: str) -> str | None:
+    """Run a command as root, without a question; what went wrong is the answer, if anything did."""
+    sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    try:
+        ended = subprocess.run([*sudo, *command], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        return str(error)
+    return None if ended.returncode == 0 else (ended.stderr.strip().splitlines() or [f"ended with {ended.returncode}"])[-1]
+
+
+def clusters() -> set[tuple[str, str]]:
+    """The PostgreSQL clusters of this machine that Debian's tools know: major version and name."""
+    if shutil.which("pg_lsclusters") is None:
+        return set()
+    listed = subprocess.run(["pg_lsclusters", "--no-header"], check=True, capture_output=True, text=True)
+    return {(major, name) for major, name, *_rest in map(str.split, listed.stdout.splitlines())}
+
+
+def install(needs: Iterable[Need]) -> None:
+    """Install what is missing; what still is afterwards, each check finds for itself."""
+    packages = sorted({package for need in needs if not need.is_met() for package in need.packages})
+    if not packages:
+        return
+    print(f"installing {' '.join(packages)}", flush=True)
+    before = clusters()
+    problem = as_root("apt-get", "-qq", "update") or as_root("apt-get", "-qq", "-y", "install", "--no-install-recommends", *packages)
+    if problem:
+        print(f"  {problem}", flush=True)
+    # Debian makes a cluster with the first server package. Nobody asked for it.
+    for major, name in clusters() - before:
+        as_root("pg_dropcluster", "--stop", major, name)
+
+
+def run(each: Check, aloud: bool, allowed: set[str]) -> Outcome:
+    """Run one check to its end, whatever that is."""
+    print(f"--- {each.name}", flush=True)
+    started = time.monotonic()
+    sh = Shell(OUTPUT / f"{each.name}.log", aloud or each.shown)
+    verdict, why = "ok", ""
+    try:
+        if missing := [need.what for need in each.needs if not need.is_met()]:
+            raise CouldNotRun(f"there is no {', no '.join(missing)}")
+        each.run(sh)
+    except Failed as failure:
+        verdict, why = "failed", str(failure)
+        if not sh.aloud:
+            print((OUTPUT / f"{each.name}.log").read_text(encoding="utf-8"), end="", flush=True)
+    except CouldNotRun as lack:
+        verdict, why = ("allowed" if each.name in allowed else "could not run"), str(lack)
+    except Exception as error:
+        # A bug in a check is a failure of that check, and of no other.
+        verdict, why = "failed", f"{type(error).__name__}: {error}"
+    outcome = Outcome(each, verdict, why, time.monotonic() - started)
+    print(f"--- {each.name}: {verdict}{why and f' ({why})'}, {outcome.seconds:.1f} s", flush=True)
+    return outcome
+
+
+def report(outcomes: list[Outcome]) -> str:
+    """Print a table of how the checks went. The closing line is the answer too."""
+    width = max(len(outcome.check.name) for outcome in outcomes)
+    print()
+    for outcome in outcomes:
+        print(f"{outcome.check.name:<{width}}  {outcome.seconds:6.1f} s  {outcome.verdict:<13}  {outcome.why}".rstrip())
+    failed = sum(outcome.is_bad for outcome in outcomes)
+    skipped = sum(outcome.verdict == "allowed" for outcome in outcomes)
+    closing = f"{len(outcomes) - failed - skipped} passed, {failed} failed"
+    if skipped:
+        closing += f", {skipped} skipped"
+    print(f"\n{closing}", flush=True)
+    return closing
+
+
+def main() -> int:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a check, or a group of them; all, if none is named")
+    parser.add_argument("--list", action="store_true", help="name the checks, and run none")
+    arguments = parser.parse_args()
+    if arguments.list:
+        for each in CHECKS:
+            print(f"{each.group:<12} {each.name}")
+        return 0
+    if unknown := {*arguments.names} - {each.name for each in CHECKS} - {each.group for each in CHECKS}:
+        parser.error(f"no such check: {', '.join(sorted(unknown))} (--list names them)")
+
+    chosen = [each for each in CHECKS if not arguments.names or {each.name, each.group} & {*arguments.names}]
+    allowed = {*os.environ.get("ALLOW_MISSING", "").replace(",", " ").split()}
+    if unknown := allowed - {each.name for each in CHECKS}:
+        parser.error(f"ALLOW_MISSING names no check: {', '.join(sorted(unknown))}")
+
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    install(need for each in chosen for need in each.needs if each.name not in allowed)
+    # Somebody who asks for one thing wants to watch it.
+    outcomes = [run(each, aloud=len(chosen) == 1, allowed=allowed) for each in chosen]
+    closing = report(outcomes)
+    (OUTPUT / "closing").write_text(f"{closing}\n", encoding="utf-8")
+    return int(any(outcome.is_bad for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
