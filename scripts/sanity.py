@@ -48,8 +48,8 @@ def interpreters() -> Iterator[Path]:
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     for version in SUPPORTED_PYTHON_VERSIONS:
         name = f"python{version}"
-        candidates = [shutil.which(name), *sorted(pyenv.glob(f"versions/{version}.*/bin/{name}"))]
-        for candidate in filter(None, candidates):
+        on_path = shutil.which(name)
+        for candidate in [*([on_path] if on_path else []), *map(str, sorted(pyenv.glob(f"versions/{version}.*/bin/{name}")))]:
             # A shim of pyenv's is there, and does not run, where its version is not the chosen one.
             answer = subprocess.run([candidate, "-c", "import sys; print(sys.executable)"], capture_output=True, text=True)
             if answer.returncode == 0:
