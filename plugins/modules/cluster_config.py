@@ -15,7 +15,6 @@ description:
   - PostgreSQL's own parser reads the new files before the old ones are replaced. Client authentication is read by a single-user server on a
     throw-away data directory, settings by C(postgres -C), and every library of C(shared_preload_libraries) must exist.
     What it does not accept is never written, so that the running server and its next start are safe at every moment.
-  - A file that was not written by this module before is kept beside the new one.
   - It does not reload the server. It must run as root.
 author:
   - Schema Registry contributors (@schema-registry)
@@ -57,9 +56,14 @@ options:
         required: true
       content:
         description:
-          - Its text. The first line is the mark by which this module knows the file again.
+          - Its text. The first line is the mark by which the module knows the file again.
         type: str
         required: true
+  backup:
+    description:
+      - Whether a file that somebody else wrote, one with another first line, is kept beside the new one.
+    type: bool
+    default: true
 seealso:
   - module: schema_registry.postgresql.cluster_info
 """
@@ -100,7 +104,9 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.schema_registry.postgresql.plugins.module_utils import _cluster
 
-MODE = "0640"
+# As postgresql-common has it: everybody's psql looks up a cluster's port in the settings.
+SETTINGS_MODE = "0644"
+AUTHENTICATION_MODE = "0640"
 PROBLEMS = """
 select 'pg_hba.conf line ' || line_number || ': ' || error from pg_hba_file_rules where error is not null
 """
@@ -129,7 +135,7 @@ class Scratch:
         for name, text in {**texts, **files}.items():
             if os.path.isdir(os.path.join(live, name)):
                 continue
-            with open(os.path.join(self.directory, name), "w", encoding="utf-8") as stream:
+            with open(os.path.join(self.directory, name), "w", encoding="utf-8", errors="surrogateescape") as stream:
                 stream.write(text)
         self.data = os.path.join(root, "data")
         os.mkdir(self.data, 0o700)
@@ -213,6 +219,7 @@ def main() -> None:
                 "required": True,
                 "options": {"name": {"type": "str", "required": True}, "content": {"type": "str", "required": True}},
             },
+            "backup": {"type": "bool", "default": True},
         },
         supports_check_mode=True,
     )
@@ -235,13 +242,14 @@ def main() -> None:
     for name, text in wanted.items():
         path = os.path.join(live, name)
         if name in differing and not module.check_mode:
-            if present[name] and present[name].split("\n", 1)[0] != text.split("\n", 1)[0]:
+            foreign = present[name] and present[name].split("\n", 1)[0] != text.split("\n", 1)[0]
+            if foreign and module.params["backup"]:
                 kept.append(module.backup_local(path))
             write(module, path, text)
         if os.path.exists(path):
             changed = module.set_owner_if_different(path, _cluster.OWNER, changed)
             changed = module.set_group_if_different(path, _cluster.OWNER, changed)
-            changed = module.set_mode_if_different(path, MODE, changed)
+            changed = module.set_mode_if_different(path, SETTINGS_MODE if name.startswith("conf.d/") else AUTHENTICATION_MODE, changed)
 
     module.exit_json(
         changed=changed,

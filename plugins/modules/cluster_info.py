@@ -65,16 +65,10 @@ options:
     default: []
   tls_files:
     description:
-      - Certificate, private key and optionally certificate authority that the server uses. They are looked at only where they exist already,
-        unless O(tls_required=true).
+      - Certificate, private key and optionally certificate authority that the server uses. C({version}) stands for the major version.
     type: list
     elements: path
     default: []
-  tls_required:
-    description:
-      - Whether it is an error that a file of O(tls_files) does not exist.
-    type: bool
-    default: false
   timeout:
     description:
       - How many seconds to wait until a running server accepts connections and has loaded its configuration.
@@ -117,7 +111,7 @@ memory_mb:
   returned: always
   type: int
 hostname:
-  description: The host's fully qualified name.
+  description: The host's name.
   returned: always
   type: str
 locales:
@@ -145,8 +139,13 @@ port_taken:
   description: Whether something other than this cluster answers on O(port).
   returned: always
   type: bool
+tls_missing:
+  description: Those of O(tls_files) that do not exist.
+  returned: always
+  type: list
+  elements: str
 tls_problem:
-  description: Why the server could not use O(tls_files); empty if it could.
+  description: Why the server could not use O(tls_files) that do exist; empty if it could.
   returned: always
   type: str
 cluster:
@@ -327,11 +326,8 @@ def get_starts_at_boot(module: AnsibleModule, directory: str, version: str, name
     return module.run_command(["systemctl", "is-enabled", "--quiet", unit])[0] == 0
 
 
-def get_tls_problem(files: t.List[str], required: bool) -> str:
-    """Why the server could not use these files; looked at with the eyes of the user that it runs as."""
-    missing = [path for path in files if not os.path.exists(path)]
-    if missing or not files:
-        return "%s does not exist" % missing[0] if missing and required else ""
+def get_tls_problem(files: t.List[str]) -> str:
+    """Why the server could not use certificate, key and authority; looked at with the eyes of the user that it runs as."""
     try:
         owner = pwd.getpwnam(_cluster.OWNER)
     except KeyError:
@@ -364,7 +360,9 @@ def get_live(module: AnsibleModule, version: str, host: str, port: str) -> t.Tup
     return ("", json.loads(out)) if rc == 0 else (err.strip(), {})
 
 
-def get_cluster(module: AnsibleModule, version: str, systemd: bool, clusters: t.List[t.Dict[str, t.Any]]) -> t.Dict[str, t.Any]:
+def get_cluster(
+    module: AnsibleModule, version: str, systemd: bool, clusters: t.List[t.Dict[str, t.Any]], tls_files: t.List[str]
+) -> t.Dict[str, t.Any]:
     """The state of the cluster in question."""
     name = module.params["cluster"]
     known = [c for c in clusters if (c["version"], c["cluster"]) == (version, name)]
@@ -394,7 +392,7 @@ def get_cluster(module: AnsibleModule, version: str, systemd: bool, clusters: t.
         state["accepting"] = not state["problem"]
         if live:
             loaded_at = float(live.pop("loaded_at"))
-            state.update(live, stale=loaded_at < modified_at(_cluster.owned_files(directory) + module.params["tls_files"]))
+            state.update(live, stale=loaded_at < modified_at(_cluster.owned_files(directory) + tls_files))
     return state
 
 
@@ -422,7 +420,6 @@ def main() -> None:
             "port": {"type": "int", "default": 5432},
             "packages": {"type": "list", "elements": "str", "default": []},
             "tls_files": {"type": "list", "elements": "path", "default": []},
-            "tls_required": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 0},
         },
         supports_check_mode=True,
@@ -431,11 +428,13 @@ def main() -> None:
     version = module.params["version"] or str(module.params["default_versions"].get("%(id)s-%(version)s" % system, ""))
     systemd = os.path.isdir("/run/systemd/system")
     clusters = get_clusters(module)
+    tls_files = [path.replace("{version}", version) for path in module.params["tls_files"]]
+    tls_missing = [path for path in tls_files if not os.path.exists(path)]
     deadline = time.monotonic() + module.params["timeout"]
-    cluster = get_cluster(module, version, systemd, clusters)
+    cluster = get_cluster(module, version, systemd, clusters, tls_files)
     while (not cluster["accepting"] or cluster["stale"]) and cluster["running"] and time.monotonic() < deadline:
         time.sleep(0.2)
-        cluster = get_cluster(module, version, systemd, clusters)
+        cluster = get_cluster(module, version, systemd, clusters, tls_files)
     controls = glob.glob("/usr/share/postgresql/%s/extension/*.control" % version)
     module.exit_json(
         changed=False,
@@ -443,14 +442,15 @@ def main() -> None:
         version=version,
         systemd=systemd,
         memory_mb=get_memory_mb(),
-        hostname=socket.getfqdn(),
+        hostname=platform.node(),
         locales=module.run_command(["locale", "-a"])[1].split() if module.get_bin_path("locale") else [],
         packages=get_packages(module, [name.replace("{version}", version) for name in module.params["packages"]]),
         extensions=sorted(os.path.basename(path)[: -len(".control")] for path in controls),
         clusters=clusters,
         cluster=cluster,
         port_taken=get_port_taken(module.params["port"], cluster),
-        tls_problem=get_tls_problem(module.params["tls_files"], module.params["tls_required"]),
+        tls_missing=tls_missing,
+        tls_problem=get_tls_problem(tls_files) if tls_files and not tls_missing else "",
     )
 
 
