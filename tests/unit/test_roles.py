@@ -62,7 +62,7 @@ def test_variables_carry_the_name_of_their_role(role: Path) -> None:
 def test_specified_defaults_are_the_defaults_by_value(role: Path, entry_point: str) -> None:
     """The specification's defaults are documentation, and documentation is true.
 
-    The one thing it cannot state is a default that is still a template and becomes anything but a string.
+    It may be silent only about a default that is still a template and becomes anything but a string.
     """
     defaults = read(role / "defaults" / "main.yml")
     for name, option in options(role, entry_point).items():
