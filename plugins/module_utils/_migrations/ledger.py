@@ -69,7 +69,7 @@ def bytea(value: bytes) -> str:
 class Summary(t.NamedTuple):
     """The ledger in four numbers, computed by the server: all that a converged database costs."""
 
-    count: int
+    size: int
     current: int
     clean: bool
     """Whether no row is dirty."""

@@ -68,6 +68,8 @@ class AdvisoryLock:
         self._shared = key(session.database)
         self._own = self._shared | _OWN
         self.held = False
+        self.aside = False
+        """Whether sqlx's key is given up for the while."""
 
     def acquire(self, timeout: float) -> float:
         """Take both keys, asking again and again; nothing ever waits inside the server.
@@ -98,6 +100,7 @@ class AdvisoryLock:
     def step_aside(self) -> None:
         """Give up sqlx's key but not ours; the dirty row keeps sqlx out meanwhile."""
         self._session.run("select pg_advisory_unlock({0})".format(self._shared))
+        self.aside = True
 
     def step_back(self, timeout: float) -> None:
         """Take sqlx's key again.
@@ -105,6 +108,7 @@ class AdvisoryLock:
         :raises LockError: naming who holds it.
         """
         self._session.run("select pg_advisory_unlock({0})".format(self._own))
+        self.aside = self.held = False
         self.acquire(timeout)
 
     def still_ours(self) -> bool:
@@ -112,9 +116,11 @@ class AdvisoryLock:
         return self._session.value("select count(*) = 2 from pg_locks l where l.pid = pg_backend_pid() and " + self._mine) is True
 
     def release(self) -> None:
-        self.held = False
+        """Give up what is held; with a lost connection it is gone already."""
+        keys = [self._own] if self.aside else [self._shared, self._own]
+        self.held = self.aside = False
         if not self._session.lost:
-            self._session.run("select pg_advisory_unlock({0}), pg_advisory_unlock({1})".format(self._shared, self._own))
+            self._session.run("select " + ", ".join("pg_advisory_unlock({0})".format(each) for each in keys))
 
     def holders(self) -> t.List[Holder]:
         return [

@@ -16,8 +16,11 @@ from .errors import ConnectionFailed
 try:
     import psycopg2
     import psycopg2.extensions
+
+    ServerError: t.Any = psycopg2.Error
 except ImportError:
     psycopg2 = None
+    ServerError = Exception
 
 # What sqlx sets at connection (sqlx-postgres/src/connection/establish.rs); a literal timestamp in a migration depends on it.
 _SQLX_SETTINGS = {"DateStyle": "ISO, MDY", "TimeZone": "UTC", "extra_float_digits": "2", "client_encoding": "UTF8"}
@@ -103,17 +106,17 @@ class Session:
             )
         self.connection.autocommit = True
         self.cursor = self.connection.cursor()
-
-    @property
-    def set_role(self) -> str:
-        return "set role {0};".format(identifier(self.target.session_role)) if self.target.session_role else ""
+        # A backend whose client was killed shall end its statement, not finish it unseen.
+        self._settings = "set client_connection_check_interval = '2s';" if self.connection.server_version >= 140000 else ""
+        if target.session_role:
+            self._settings += "set role {0};".format(identifier(target.session_role))
 
     @property
     def reset(self) -> str:
         """Statements that undo whatever a file may have done to the session; they can share a message with others."""
         return (
             "reset session authorization; reset all; close all; unlisten *; deallocate all; discard temp; discard sequences;"
-            + self.set_role
+            + self._settings
         )
 
     @property
@@ -174,7 +177,8 @@ class Session:
     def rows(self, sql: str) -> t.List[t.Tuple[t.Any, ...]]:
         """Send one message and return the rows of its last statement."""
         self.run(sql)
-        return self.cursor.fetchall()
+        found: t.List[t.Tuple[t.Any, ...]] = self.cursor.fetchall()
+        return found
 
     def value(self, sql: str) -> t.Any:
         """The first column of the first row."""

@@ -1,0 +1,249 @@
+# Copyright: Schema Registry contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the migrations made of a database, as a text that two databases can be compared by, and its digest.
+
+One line an object: kind, name, definition. Left out is what two good copies of one schema may differ in: OIDs, sizes,
+statistics, data, members of extensions, the ledger and its side table. Names of roles are said relative to the
+database (``{owner}``, ``{database}_app``), so that databases of different names compare.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+import typing as t
+
+from .history import table_for
+from .ledger import TableName
+from .session import Session, literal
+
+# `regclass` and the deparsers write names with their schema where search_path is empty; a SET LOCAL holds for the one message.
+_EMPTY_PATH = "set local search_path to '';"
+
+_USER_SCHEMA = "n.nspname !~ '^pg_' and n.nspname <> 'information_schema'"
+
+# Privileges of one object, grantee by grantee: the default ones count where none were ever granted, as after a restore.
+# All seven rights on a table are ALL, with or without MAINTAIN, which came with 17.
+_ACL = """(select string_agg(grantee || '=' || rights, ' ' order by grantee) from (
+  select case when x.grantee = 0 then 'public' else role_name(x.grantee) end as grantee,
+    case when count(*) filter (where x.privilege_type in
+        ('SELECT','INSERT','UPDATE','DELETE','TRUNCATE','REFERENCES','TRIGGER')) = 7 and bool_and(not x.is_grantable)
+      then 'ALL' else string_agg(x.privilege_type || case when x.is_grantable then '*' else '' end, ','
+        order by x.privilege_type) end as rights
+  from aclexplode(coalesce({acl}, acldefault({kind}, {owner}))) x group by x.grantee) g)"""
+
+
+def _acl(acl: str, kind: str, owner: str) -> str:
+    return _ACL.format(acl=acl, kind=kind, owner=owner)
+
+
+def _not_member(catalog: str, oid: str) -> str:
+    return (
+        "not exists (select from pg_depend d where d.classid = 'pg_catalog.{0}'::regclass and d.objid = {1}"
+        " and d.deptype = 'e')".format(catalog, oid)
+    )
+
+
+_PARTS = (
+    # schemas
+    "select 'schema', quote_ident(n.nspname), concat_ws(' ', 'owner', role_name(n.nspowner), "
+    + _acl("n.nspacl", "'n'", "n.nspowner")
+    + ", quote_literal(obj_description(n.oid, 'pg_namespace'))) from pg_namespace n where "
+    + _USER_SCHEMA
+    + " and "
+    + _not_member("pg_namespace", "n.oid"),
+    # extensions, whatever their version
+    "select 'extension', quote_ident(e.extname), 'schema ' || quote_ident(n.nspname) from pg_extension e"
+    " join pg_namespace n on n.oid = e.extnamespace where e.extname <> 'plpgsql'",
+    # tables, views, sequences, composite types
+    "select case c.relkind when 'r' then 'table' when 'p' then 'table' when 'v' then 'view' when 'm' then 'materialized view'"
+    " when 'f' then 'foreign table' when 'S' then 'sequence' else 'type' end, c.oid::regclass::text,"
+    " concat_ws(' ', 'owner', role_name(c.relowner), 'persistence ' || c.relpersistence::text,"
+    " 'row security' || case when c.relforcerowsecurity then ' forced' when not c.relrowsecurity then null else '' end,"
+    " 'options ' || (select string_agg(o, ',' order by o) from unnest(c.reloptions) o),"
+    " 'replica identity ' || nullif(c.relreplident::text, 'd'), 'partition by ' || case when c.relkind = 'p' then"
+    " pg_get_partkeydef(c.oid) end, 'inherits ' || (select string_agg(i.inhparent::regclass::text, ',' order by i.inhseqno)"
+    " from pg_inherits i where i.inhrelid = c.oid), pg_get_expr(c.relpartbound, c.oid),"
+    " 'access ' || nullif((select amname from pg_am where oid = c.relam), 'heap'), "
+    + _acl("c.relacl", "case c.relkind when 'S' then 's' else 'r' end::\"char\"", "c.relowner")
+    + ", quote_literal(obj_description(c.oid, 'pg_class')), (select concat_ws(' ', format_type(s.seqtypid, null), s.seqstart,"
+    " s.seqincrement, s.seqmin, s.seqmax, s.seqcache, s.seqcycle) from pg_sequence s where s.seqrelid = c.oid),"
+    " (select 'owned by ' || d.refobjid::regclass || '.' || a.attname from pg_depend d join pg_attribute a"
+    " on a.attrelid = d.refobjid and a.attnum = d.refobjsubid where d.classid = 'pg_class'::regclass and d.objid = c.oid"
+    " and d.deptype in ('a', 'i') and c.relkind = 'S'), (select concat_ws(' ', 'server', s.srvname, f.ftoptions)"
+    " from pg_foreign_table f join pg_foreign_server s on s.oid = f.ftserver where f.ftrelid = c.oid))"
+    " from relations c where c.relkind in ('r', 'p', 'v', 'm', 'f', 'S', 'c')",
+    # columns, in their order; numbers are counted anew, since dropped columns leave gaps
+    "select 'column', c.oid::regclass || '.' || quote_ident(a.attname), concat_ws(' ', row_number() over (partition by c.oid"
+    " order by a.attnum), format_type(a.atttypid, a.atttypmod), case when a.attcollation <> y.typcollation then 'collate '"
+    " || (select quote_ident(collname) from pg_collation where oid = a.attcollation) end,"
+    " case when a.attnotnull then 'not null' end, case a.attidentity when 'a' then 'identity always' when 'd' then"
+    " 'identity by default' end, case when a.attgenerated = '' then 'default ' else 'generated ' end"
+    " || pg_get_expr(f.adbin, f.adrelid), 'storage ' || nullif(a.attstorage::text, y.typstorage::text),"
+    " 'compression ' || nullif(a.attcompression::text, ''), 'statistics ' || nullif(a.attstattarget, -1),"
+    " 'options ' || (select string_agg(o, ',' order by o) from unnest(a.attoptions) o), case when a.attacl is not null then "
+    + _acl("a.attacl", "'c'", "c.relowner")
+    + " end, quote_literal(col_description(c.oid, a.attnum)))"
+    " from relations c join pg_attribute a on a.attrelid = c.oid join pg_type y on y.oid = a.atttypid"
+    " left join pg_attrdef f on f.adrelid = c.oid and f.adnum = a.attnum"
+    " where c.relkind in ('r', 'p', 'v', 'm', 'f', 'c') and a.attnum > 0 and not a.attisdropped",
+    # constraints; NOT NULL stands with its column, triggers below
+    "select 'constraint', coalesce(c.oid::regclass::text || '.', '') || quote_ident(k.conname), concat_ws(' ',"
+    " pg_get_constraintdef(k.oid), quote_literal(obj_description(k.oid, 'pg_constraint')))"
+    " from relations c join pg_constraint k on k.conrelid = c.oid where k.contype not in ('t', 'n')",
+    # indexes
+    "select 'index', i.indexrelid::regclass::text, concat_ws(' ', pg_get_indexdef(i.indexrelid),"
+    " case when not i.indisvalid then 'invalid' end, case when i.indisclustered then 'clustered' end,"
+    " case when i.indisreplident then 'replica identity' end, quote_literal(obj_description(i.indexrelid, 'pg_class')))"
+    " from relations c join pg_index i on i.indrelid = c.oid where c.relkind in ('r', 'p', 'm')",
+    # what views select, and from what; the qualifiers of columns are taken out later, since 16 writes fewer of them
+    "select 'select', c.oid::regclass::text, concat_ws(' ', chr(1) || pg_get_viewdef(c.oid) || chr(2), (select 'of ' ||"
+    " string_agg(distinct coalesce(p.refobjid::regclass || '.' || a.attname, p.refobjid::regclass::text), ',')"
+    " from pg_rewrite w join pg_depend p on p.classid = 'pg_rewrite'::regclass and p.objid = w.oid"
+    " and p.refclassid = 'pg_class'::regclass and p.refobjid <> c.oid left join pg_attribute a on a.attrelid = p.refobjid"
+    " and a.attnum = p.refobjsubid and a.attnum > 0 where w.ev_class = c.oid))"
+    " from relations c where c.relkind in ('v', 'm')",
+    # rules other than those of views
+    "select 'rule', c.oid::regclass || '.' || quote_ident(w.rulename), concat_ws(' ', chr(1) || pg_get_ruledef(w.oid) || chr(2),"
+    " 'enabled ' || w.ev_enabled::text) from relations c join pg_rewrite w on w.ev_class = c.oid where w.rulename <> '_RETURN'",
+    # triggers
+    "select 'trigger', c.oid::regclass || '.' || quote_ident(g.tgname), concat_ws(' ', pg_get_triggerdef(g.oid),"
+    " 'enabled ' || nullif(g.tgenabled::text, 'O'), quote_literal(obj_description(g.oid, 'pg_trigger')))"
+    " from relations c join pg_trigger g on g.tgrelid = c.oid where not g.tgisinternal",
+    # row security policies
+    "select 'policy', c.oid::regclass || '.' || quote_ident(p.polname), concat_ws(' ', p.polcmd, case when p.polpermissive"
+    " then 'permissive' else 'restrictive' end, 'to ' || (select string_agg(case when r = 0 then 'public' else role_name(r) end,"
+    " ',' order by 1) from unnest(p.polroles) r), 'using ' || pg_get_expr(p.polqual, p.polrelid), 'with check '"
+    " || pg_get_expr(p.polwithcheck, p.polrelid), quote_literal(obj_description(p.oid, 'pg_policy')))"
+    " from relations c join pg_policy p on p.polrelid = c.oid",
+    # functions, procedures, aggregates
+    "select 'function', p.oid::regprocedure::text, concat_ws(' ', 'owner', role_name(p.proowner),"
+    " case when p.prokind = 'a' then (select concat_ws(' ', g.aggkind, g.aggnumdirectargs, g.aggtransfn, g.aggfinalfn,"
+    " g.aggcombinefn, g.aggserialfn, g.aggdeserialfn, g.aggmtransfn, g.aggminvtransfn, g.aggmfinalfn, g.aggfinalextra,"
+    " g.aggfinalmodify, g.aggsortop::regoperator, format_type(g.aggtranstype, null), g.agginitval, g.aggminitval)"
+    " from pg_aggregate g where g.aggfnoid = p.oid) else pg_get_functiondef(p.oid) end, "
+    + _acl("p.proacl", "'f'", "p.proowner")
+    + ", quote_literal(obj_description(p.oid, 'pg_proc'))) from pg_proc p join pg_namespace n on n.oid = p.pronamespace where "
+    + _USER_SCHEMA
+    + " and "
+    + _not_member("pg_proc", "p.oid"),
+    # enums, domains, ranges
+    "select 'type', y.oid::regtype::text, concat_ws(' ', y.typtype, 'owner', role_name(y.typowner),"
+    " (select string_agg(quote_literal(l.enumlabel), ',' order by l.enumsortorder) from pg_enum l where l.enumtypid = y.oid),"
+    " case when y.typtype = 'd' then concat_ws(' ', format_type(y.typbasetype, y.typtypmod), case when y.typnotnull then"
+    " 'not null' end, 'default ' || y.typdefault, 'collate ' || (select quote_ident(collname) from pg_collation where oid ="
+    " y.typcollation), (select string_agg(quote_ident(k.conname) || ' ' || pg_get_constraintdef(k.oid), ' ' order by k.conname)"
+    " from pg_constraint k where k.contypid = y.oid and k.contype <> 'n')) end,"
+    " (select concat_ws(' ', 'of', format_type(r.rngsubtype, null), nullif(r.rngcanonical::oid, 0)::regproc,"
+    " nullif(r.rngsubdiff::oid, 0)::regproc) from pg_range r where r.rngtypid = y.oid), "
+    + _acl("y.typacl", "'T'", "y.typowner")
+    + ", quote_literal(obj_description(y.oid, 'pg_type'))) from pg_type y join pg_namespace n on n.oid = y.typnamespace where "
+    + _USER_SCHEMA
+    + " and y.typtype in ('e', 'd', 'r') and "
+    + _not_member("pg_type", "y.oid"),
+    # extended statistics
+    "select 'statistics', quote_ident(n.nspname) || '.' || quote_ident(s.stxname), concat_ws(' ', 'owner', role_name(s.stxowner),"
+    " pg_get_statisticsobjdef(s.oid), 'target ' || nullif(s.stxstattarget, -1), quote_literal(obj_description(s.oid,"
+    " 'pg_statistic_ext'))) from pg_statistic_ext s join pg_namespace n on n.oid = s.stxnamespace",
+    # default privileges
+    "select 'default privileges', concat_ws(' ', role_name(f.defaclrole), quote_ident(n.nspname), f.defaclobjtype), "
+    + _acl("f.defaclacl", "f.defaclobjtype", "f.defaclrole")
+    + " from pg_default_acl f left join pg_namespace n on n.oid = f.defaclnamespace",
+)
+
+# Whatever else PostgreSQL knows and a migration may make: catalogue, its owner column, columns that define the object.
+_OTHERS = (
+    ("pg_collation", "collowner", "collprovider, collencoding, collisdeterministic"),
+    ("pg_conversion", "conowner", "conforencoding, contoencoding, conproc, condefault"),
+    ("pg_operator", "oprowner", "oprcode, oprcom::regoperator, oprnegate::regoperator, oprrest, oprjoin, oprcanmerge, oprcanhash"),
+    ("pg_opfamily", "opfowner", "opfmethod"),
+    ("pg_opclass", "opcowner", "opcmethod, opcdefault, opcintype::regtype, opckeytype::regtype"),
+    ("pg_cast", "null::oid", "castfunc::regprocedure, castcontext, castmethod"),
+    ("pg_amproc", "null::oid", "amproc"),
+    ("pg_amop", "null::oid", "amopopr::regoperator"),
+    ("pg_transform", "null::oid", "trffromsql, trftosql"),
+    ("pg_language", "lanowner", "lanpltrusted, lanplcallfoid::regproc"),
+    ("pg_event_trigger", "evtowner", "evtevent, evtfoid::regproc, evtenabled, evttags"),
+    ("pg_foreign_data_wrapper", "fdwowner", "fdwhandler::regproc, fdwvalidator::regproc, fdwoptions, fdwacl"),
+    ("pg_foreign_server", "srvowner", "srvtype, srvversion, srvoptions, srvacl"),
+    ("pg_ts_config", "cfgowner", "cfgparser"),
+    ("pg_ts_dict", "dictowner", "dictinitoption"),
+    ("pg_ts_parser", "null::oid", "prsstart, prstoken"),
+    ("pg_ts_template", "null::oid", "tmpllexize"),
+    ("pg_publication", "pubowner", "puballtables, pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot"),
+    ("pg_publication_rel", "null::oid", "to_jsonb(o) ->> 'prqual' is not null"),
+)
+
+# The first OID of what was not there when the cluster was made (FirstNormalObjectId).
+_FIRST_OID = 16384
+
+
+def _other(catalog: str, owner: str, columns: str) -> str:
+    return (
+        "select i.type, i.identity, concat_ws(' ', 'owner ' || role_name({1}), {2}, quote_literal(obj_description(o.oid, '{0}')))"
+        " from pg_catalog.{0} o cross join pg_identify_object('pg_catalog.{0}'::regclass, o.oid, 0) i"
+        " where o.oid >= {3} and {4}".format(catalog, owner, columns, _FIRST_OID, _not_member(catalog, "o.oid"))
+    )
+
+
+class Fingerprint(t.NamedTuple):
+    """The canonical text of a schema."""
+
+    text: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, hexadecimal."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    def difference(self, other: str, name: str = "expected", mine: str = "found") -> str:
+        """What differs from another text, as a unified diff without context: an empty string if nothing does."""
+        return "\n".join(difflib.unified_diff(other.splitlines(), self.text.splitlines(), name, mine, lineterm="", n=0))
+
+
+# Members of extensions and what belongs to the migrations themselves are nobody's schema.
+_SHARED = """with roles as (
+  select oid, case when oid = (select datdba from pg_database where datname = current_database()) then '{{owner}}'
+    when starts_with(rolname, current_database() || '_') then '{{database}}' || substr(rolname, length(current_database()) + 1)
+    else quote_ident(rolname) end as shown from pg_roles),
+relations as (
+  select c.* from pg_class c join pg_namespace n on n.oid = c.relnamespace
+  where {user_schema} and c.relpersistence <> 't' and {not_member} and not {bookkeeping}) """
+
+_ROLE_NAME = re.compile(r"role_name\(([^()]*)\)")
+
+# A string, or the qualifier of a column or table.
+_QUALIFIER = re.compile(r"""('(?:[^']|'')*')|(?:\w+|"(?:[^"]|"")*")\.(?=[\w"*])""")
+# `varchar in (...)`: deparsed from the original as one cast of the array, and once restored from a dump as a cast of each element.
+_ARRAY_CAST = re.compile(r"\(\(ARRAY\[((?:'(?:[^']|'')*'::character varying(?:, )?)+)\]\)::text\[\]\)")
+_ELEMENT = re.compile(r"'(?:[^']|'')*'::character varying")
+_DEPARSED = re.compile("\x01(.*?)\x02", re.DOTALL)
+
+
+def take(session: Session, ledger: t.Optional[TableName]) -> Fingerprint:
+    """Read the schema of the session's database; nothing is written, and a standby will do.
+
+    :param ledger: the ledger's table, where there is one; it and its side table do not count.
+    """
+    lines = ("{0} {1}: {2}\n".format(kind, name, _canonical(definition)) for kind, name, definition in session.rows(_query(ledger)))
+    return Fingerprint("".join(sorted(lines)))
+
+
+def _query(ledger: t.Optional[TableName]) -> str:
+    bookkeeping = "false"
+    if ledger:
+        bookkeeping = "(n.nspname = {0} and c.relname in ({1}, {2}))".format(
+            literal(ledger.schema or ""), literal(ledger.table), literal(table_for(ledger).table)
+        )
+    shared = _SHARED.format(user_schema=_USER_SCHEMA, not_member=_not_member("pg_class", "c.oid"), bookkeeping=bookkeeping)
+    parts = _PARTS + tuple(_other(*catalog) for catalog in _OTHERS)
+    return _EMPTY_PATH + _ROLE_NAME.sub(r"(select shown from roles where roles.oid = \1)", shared + " union all ".join(parts))
+
+
+def _canonical(definition: str) -> str:
+    """A definition on one line, with what deparsers of different versions write differently taken out."""
+    definition = _ARRAY_CAST.sub(lambda found: "(ARRAY[" + _ELEMENT.sub(r"(\g<0>)::text", found.group(1)) + "])", definition)
+    definition = _DEPARSED.sub(lambda found: _QUALIFIER.sub(r"\1", found.group(1)), definition)
+    return definition.replace("\\", "\\\\").replace("\r", "\\r").replace("\n", "\\n")
