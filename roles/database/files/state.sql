@@ -108,7 +108,7 @@ default_change as materialized (
 -- What already lies in the schemas, but for extensions' own objects ----------------------------------------------------------------------------------
 existing (kind, objtype, oid, name, owner, acl, is_ledger) as materialized (
   select 'table', case c.relkind when 'S' then 'S' else 'r' end, c.oid, format('%%I.%%I', n.nspname, c.relname), c.relowner,
-    coalesce(c.relacl, acldefault(case c.relkind when 'S' then 's' else 'r' end::"char", c.relowner)), c.relname = w.ledger
+    coalesce(c.relacl, acldefault(case c.relkind when 'S' then 's' else 'r' end::"char", c.relowner)), c.relname in (w.ledger, w.ledger || '_history')
   from wanted w
     join pg_namespace n on n.nspname = any (w.schemas)
     join pg_class c on c.relnamespace = n.oid and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
@@ -226,19 +226,7 @@ plan (step, statement) as (
   union all
   select 70, statement from setting_change
   union all
-  -- The ledger stands before anyone can write to it: sqlx's table, byte for byte, written by the owner alone.
-  select 80 + s.step, s.statement
-  from wanted w
-    cross join lateral (select format('%%I.%%I', w.schemas[1], w.ledger) as name) t
-    cross join lateral (values
-      (1, format('create table %%s (version bigint primary key, description text not null, installed_on timestamptz not null default now(),'
-                 ' success boolean not null, checksum bytea not null, execution_time bigint not null)', t.name)),
-      (2, format('alter table %%s owner to %%I', t.name, w.owner)),
-      (3, format('grant select on table %%s to %%I, %%I', t.name, w.app, w.readonly))
-    ) as s (step, statement)
-  where w.ledger <> ''
-    and not exists (select from pg_class c where c.relname = w.ledger and c.relkind in ('r', 'p', 'v', 'm', 'f'))
-  union all
+  -- Whoever may write to the ledger may lie to the next migration.
   select 90, format('revoke %%s on table %%s from %%s cascade', lower(string_agg(a.privilege_type, ', ' order by a.privilege_type)), e.name,
     coalesce(quote_ident(g.rolname), 'public'))
   from existing e
