@@ -10,6 +10,7 @@ import os
 import socket
 import typing as t
 
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.plan import Policy
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.session import Target
 
 CONNECTION: t.Dict[str, t.Any] = {
@@ -31,6 +32,56 @@ CONNECTION: t.Dict[str, t.Any] = {
     "session_role": {"type": "str"},
     "ledger_table": {"type": "str", "default": "_sqlx_migrations"},
 }
+
+MIGRATION: t.Dict[str, t.Any] = dict(
+    CONNECTION,
+    source={"type": "list", "elements": "str", "required": True},
+    remote_src={"type": "bool", "default": False},
+    verify={"type": "str"},
+    version={"type": "str", "default": "latest"},
+    allow_revert={"type": "bool", "default": False},
+    baseline={"type": "int"},
+    repair={"type": "list", "elements": "int", "default": []},
+    out_of_order={"type": "str", "default": "warn", "choices": ["warn", "fail"]},
+    missing={"type": "str", "default": "fail", "choices": ["fail", "ignore"]},
+    lock_timeout={"type": "float", "default": 2.0},
+    lock_retries={"type": "int", "default": 10},
+    statement_timeout={"type": "float", "default": 0.0},
+    advisory_lock_timeout={"type": "float", "default": 120.0},
+    allow_transaction_control={"type": "bool", "default": False},
+    ignored_chars={"type": "str", "default": ""},
+    assume_empty={"type": "bool", "default": False},
+    # From the action plugin to the module: what is asked, and the SQL that may have to run.
+    payload={"type": "str", "no_log": False},
+)
+
+INFO: t.Dict[str, t.Any] = dict(
+    CONNECTION,
+    source={"type": "list", "elements": "str"},
+    remote_src={"type": "bool", "default": False},
+    ignored_chars={"type": "str", "default": ""},
+    fingerprint_text={"type": "bool", "default": False},
+    expected_fingerprint_text={"type": "str"},
+    payload={"type": "str", "no_log": False},
+)
+
+
+def wanted(version: str) -> t.Optional[int]:
+    """The parameter ``version`` as a number; None is the newest.
+
+    :raises ValueError: if it is neither.
+    """
+    if version == "latest":
+        return None
+    try:
+        return int(version)
+    except ValueError:
+        raise ValueError("version: {0!r} is neither 'latest' nor a version such as 20240101000001".format(version))
+
+
+def policy(params: t.Mapping[str, t.Any]) -> Policy:
+    """What a module's parameters allow the plan."""
+    return Policy(params["allow_revert"], params["out_of_order"], params["missing"], frozenset(params["repair"]), params["baseline"])
 
 
 def target(params: t.Mapping[str, t.Any], controller: str, **timeouts: float) -> Target:

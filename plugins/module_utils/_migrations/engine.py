@@ -17,29 +17,23 @@ from .source import Source
 
 Data = t.Dict[str, t.Any]
 
-_DEFAULTS = plan.Policy()
-
-
 def look(target: Target, ledger_table: str, digest: str) -> Data:
     """Where a database stands, in three messages; nothing is written.
 
     :param digest: of the release that is wanted here. If the ledger has the same one, no row travels.
-    :returns: ``size``, ``to_version``, ``dirty``, ``fingerprint``, and ``rows`` (None where they are the release's).
+    :returns: ``rows`` (None where they are the release's) and ``fingerprint``.
     :raises MigrationError: if it cannot be looked at.
     """
     with Session(target) as session:
         ledger = Ledger(session, ledger_table)
         session.must_be_writable()
-        answer: Data = {"current": 0, "dirty": [], "rows": [], "fingerprint": None}
+        answer: Data = {"rows": []}
         if ledger.exists:
             summary = ledger.summary()
-            answer["current"] = summary.current
-            if summary.clean and summary.release == digest:
-                answer["rows"] = None
-            else:
+            answer["rows"] = None
+            if not summary.clean or summary.release != digest:
                 rows = read_rows(session, ledger)
                 answer["rows"] = [[row.version, row.checksum.hex(), row.success, row.description, row.reverting] for row in rows]
-                answer["dirty"] = [row.version for row in rows if not row.success]
         answer["fingerprint"] = _fingerprint(session, ledger).digest
         return answer
 
@@ -78,11 +72,36 @@ def standing(release: Release, rows: t.Sequence[plan.Row], found: t.Optional[str
 def predicted(release: Release, rows: t.Sequence[plan.Row], planned: plan.Plan, found: t.Optional[str]) -> Data:
     """What a run would answer, for check mode; the fingerprint afterwards is not known."""
     steps = [Done(step, *_named(release, step.version), 0.0) for step in planned.steps]
-    return _after(release, rows, steps, found, None if steps else found)
+    answer = _after(release, rows, steps, found, None if steps else found)
+    answer["warnings"] = list(planned.warnings)
+    return answer
+
+
+def predict(
+    target: Target,
+    ledger_table: str,
+    release: Release,
+    wanted: t.Optional[int],
+    policy: plan.Policy,
+    explain: plan.Explain = plan.unexplained,
+) -> Data:
+    """What ``migrate`` would do; nothing is written.
+
+    :raises MigrationError: as migrate would, before it touched anything.
+    """
+    seen = look(target, ledger_table, release.digest)
+    rows = rows_of(seen, release.files)
+    planned = plan.make(release.files, release.only_down, rows, wanted, policy, explain)
+    return predicted(release, rows, planned, seen["fingerprint"])
 
 
 def migrate(
-    target: Target, release: Release, wanted: t.Optional[int], policy: plan.Policy = _DEFAULTS, options: Options = Options()
+    target: Target,
+    release: Release,
+    wanted: t.Optional[int],
+    policy: plan.Policy = plan.Policy(),
+    options: Options = Options(),
+    explain: plan.Explain = plan.unexplained,
 ) -> Data:
     """Bring a database to a version.
 
@@ -91,7 +110,7 @@ def migrate(
     session = Session(target)
     try:
         ledger = Ledger(session, options.ledger_table)
-        executor = Executor(session, ledger, release, wanted, policy, options)
+        executor = Executor(session, ledger, release, wanted, policy, options, explain)
         try:
             outcome = executor.run()
         except MigrationError as error:
@@ -155,46 +174,67 @@ def _pending(release: Release, applied: t.AbstractSet[int]) -> t.List[Data]:
     ]
 
 
-def info(target: Target, ledger_table: str, source: t.Optional[Release] = None) -> Data:
-    """The whole picture of a database; nothing is written, and a standby or a role that may only read will do."""
+def info(target: Target, ledger_table: str, source: t.Optional[Release], expected_fingerprint: t.Optional[str] = None) -> Data:
+    """The whole picture of a database; nothing is written, and a standby or a role that may only read will do.
+
+    :param source: the release to compare with, if there is one.
+    :param expected_fingerprint: a fingerprint's text, to be told the difference to it.
+    """
     with Session(target) as session:
         ledger = Ledger(session, ledger_table)
         rows = read_rows(session, ledger)
+        found = _fingerprint(session, ledger)
         answer: Data = {
             "server_version": session.server_version,
             "in_recovery": session.in_recovery,
-            "ledger_exists": ledger.exists,
-            "installed_release": ledger.summary().release if ledger.exists else None,
             "extensions": [
                 {"name": name, "version": version}
                 for name, version in session.rows("select extname, extversion from pg_extension order by extname")
             ],
         }
-        found = _fingerprint(session, ledger)
-        answer.update(fingerprint=found.digest, fingerprint_text=found.text)
-    files = source.files if source else ()
-    recorded = {row.version: row for row in rows}
-    known = {file.version: file for file in files}
-    only_down = source.only_down if source else frozenset()
-    # Without files there is nothing to compare with: what is recorded counts as it is.
-    states = plan.states(files if source else [plan.File(row.version, row.description, row.checksum) for row in rows], only_down, rows)
-    answer["current_version"] = plan.current_version(rows)
-    answer["dirty"] = [row.version for row in rows if not row.success]
-    answer["pending"] = [version for version, state in states.items() if state == plan.PENDING]
-    answer["release"] = source.digest if source else None
-    answer["migrations"] = [
-        {
-            "version": version,
-            "description": (known.get(version) or recorded[version]).description,
-            "state": state,
-            "checksum": recorded[version].checksum.hex() if version in recorded else known[version].checksum.hex(),
-        }
-        for version, state in states.items()
-    ]
+    if source is None:
+        # Without files there is nothing to compare with: what is recorded counts as it is.
+        files: t.Tuple[plan.File, ...] = tuple(plan.File(row.version, row.description, row.checksum) for row in rows)
+        source = Release(files, frozenset(), {})
+    else:
+        answer["release"] = source.digest
+    states = plan.states(source.files, source.only_down, rows)
+    # The files have the better description, the ledger the checksum that counts.
+    descriptions = {row.version: row.description for row in rows}
+    descriptions.update((file.version, file.description) for file in source.files)
+    checksums = {file.version: file.checksum for file in source.files}
+    checksums.update((row.version, row.checksum) for row in rows)
+    answer.update(
+        ledger_exists=ledger.exists,
+        current_version=plan.current_version(rows),
+        installed_release=checksum.release((row.version, row.checksum) for row in rows),
+        dirty=[row.version for row in rows if not row.success],
+        pending=[version for version, state in states.items() if state == plan.PENDING],
+        migrations=[
+            {"version": version, "description": descriptions[version], "state": state, "checksum": checksums[version].hex()}
+            for version, state in states.items()
+        ],
+        fingerprint=found.digest,
+        fingerprint_text=found.text,
+    )
+    if expected_fingerprint is not None:
+        answer["fingerprint_difference"] = found.difference(expected_fingerprint)
     return answer
 
 
-def explainer(source: Source) -> t.Callable[[int, bytes], str]:
+def diff(release: Release, answer: Data) -> t.List[t.Dict[str, str]]:
+    """The SQL of what was done or would be done, for Ansible's diff mode."""
+    shown = []
+    for key in ("reverted", "applied"):
+        for entry in answer[key]:
+            migration = release.migrations[entry["version"]]
+            script = migration.down if key == "reverted" else migration.up
+            assert script
+            shown.append({"before": "", "after": script.text, "before_header": "", "after_header": script.path})
+    return shown
+
+
+def explainer(source: Source) -> plan.Explain:
     """Says of a changed file whether only its line endings or its byte order mark differ from what was applied."""
     contents = {migration.version: migration.up.content for migration in source.migrations}
 

@@ -27,6 +27,11 @@ class MigrationError(Exception):
         self.failed: t.Dict[str, t.Any] = failed or {}
         self.recovery = recovery
 
+    @property
+    def text(self) -> str:
+        """What a person reads: the message, and below it what to do."""
+        return self.message + "\n" + self.recovery
+
 
 class SourceError(MigrationError):
     """The migration files are not a usable release: nothing was connected to."""

@@ -85,16 +85,16 @@ class _Unconfirmed(t.NamedTuple):
     done: Done
 
 
-def check_scripts(migrations: t.Iterable[t.Tuple[plan.Step, Migration]], options: Options) -> None:
+def check_scripts(release: Release, planned: plan.Plan, allow_transaction_control: bool) -> None:
     """Refuse, before anything runs, what cannot be sent or would end the transaction around it.
 
     :raises ExecutionError: naming file and line.
     """
-    for step, migration in migrations:
-        for script in _scripts_of(step, migration):
-            if options.allow_transaction_control and not script.no_transaction:
-                continue
-            if not script.no_transaction and not _MAY_CONTROL.search(script.content):
+    for step in planned.steps:
+        if step.action not in (plan.APPLY, plan.REVERT):
+            continue
+        for script in _scripts_of(step, release.migrations[step.version]):
+            if not script.no_transaction and (allow_transaction_control or not _MAY_CONTROL.search(script.content)):
                 continue
             try:
                 for statement in statements.scan(script.text):
@@ -106,7 +106,7 @@ def check_scripts(migrations: t.Iterable[t.Tuple[plan.Step, Migration]], options
             except statements.StatementError as error:
                 raise ExecutionError(
                     "{0}, line {1}: {2}.".format(script.path, error.line, error),
-                    {"version": migration.version, "file": script.path, "line": error.line, "message": str(error)},
+                    {"version": step.version, "file": script.path, "line": error.line, "message": str(error)},
                 )
 
 
@@ -131,6 +131,7 @@ class Executor:
         wanted: t.Optional[int],
         policy: plan.Policy,
         options: Options,
+        explain: plan.Explain = plan.unexplained,
     ) -> None:
         self._session = session
         self._ledger = ledger
@@ -138,6 +139,7 @@ class Executor:
         self._wanted = wanted
         self._policy = policy
         self._options = options
+        self._explain = explain
         self._files = {file.version: file for file in release.files}
         self._lock = AdvisoryLock(session)
         self._watch = Watch(session.target, session.connection.info.backend_pid)
@@ -169,7 +171,7 @@ class Executor:
             # Whoever held the lock before may have made the ledger.
             self._ledger.resolve()
             rows = read_rows(self._session, self._ledger)
-            planned = plan.make(self._release.files, self._release.only_down, rows, self._wanted, self._policy)
+            planned = plan.make(self._release.files, self._release.only_down, rows, self._wanted, self._policy, self._explain)
             before = None
             if planned.steps:
                 self._require_scripts(planned)
@@ -193,8 +195,9 @@ class Executor:
         self._session.take_notices()
 
     def _require_scripts(self, planned: plan.Plan) -> None:
-        needed = [step for step in planned.steps if step.action in (plan.APPLY, plan.REVERT)]
-        lacking = [step.version for step in needed if step.version not in self._release.migrations]
+        lacking = [
+            version for version in planned.versions(plan.APPLY, plan.REVERT) if version not in self._release.migrations
+        ]
         if lacking:
             raise PlanError(
                 "The ledger changed while this run was on its way: {0} must run now as well.".format(
@@ -202,7 +205,7 @@ class Executor:
                 ),
                 recovery="Nothing was changed. Run again.",
             )
-        check_scripts([(step, self._release.migrations[step.version]) for step in needed], self._options)
+        check_scripts(self._release, planned, self._options.allow_transaction_control)
 
     # Steps
 

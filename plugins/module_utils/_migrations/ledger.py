@@ -67,10 +67,8 @@ def bytea(value: bytes) -> str:
 
 
 class Summary(t.NamedTuple):
-    """The ledger in four numbers, computed by the server: all that a converged database costs."""
+    """The ledger in two words, computed by the server: all that a converged database costs."""
 
-    size: int
-    current: int
     clean: bool
     """Whether no row is dirty."""
     release: str
@@ -150,7 +148,7 @@ class Ledger:
     def summary(self) -> Summary:
         return Summary(
             *self._session.rows(
-                "select count(*), coalesce(max(version), 0), coalesce(bool_and(success), true), encode(sha256(coalesce("
+                "select coalesce(bool_and(success), true), encode(sha256(coalesce("
                 "string_agg(int8send(version) || checksum, '' order by version), '')), 'hex') from " + self.name.sql
             )[0]
         )

@@ -78,6 +78,15 @@ class Plan(t.NamedTuple):
         return [step.version for step in self.steps if step.action in actions]
 
 
+Explain = t.Callable[[int, bytes], str]
+"""Says, if it can, how the file of a version differs from the recorded checksum."""
+
+
+def unexplained(version: int, recorded: bytes) -> str:
+    """The explanation of those who do not have the files."""
+    return ""
+
+
 def current_version(rows: t.Iterable[Row]) -> int:
     """The highest version that is applied; 0 where none is, as sqlx words it."""
     return max((row.version for row in rows), default=0)
@@ -89,7 +98,7 @@ def make(
     rows: t.Sequence[Row],
     target: t.Optional[int],
     policy: Policy = Policy(),
-    explain: t.Callable[[int, bytes], str] = lambda version, recorded: "",
+    explain: Explain = unexplained,
 ) -> Plan:
     """Plan the way from where the ledger stands to the target.
 
@@ -98,7 +107,7 @@ def make(
     :param rows: the ledger.
     :param target: the version at which the database shall stand; None: the newest; 0: nothing above 0 applied.
     :param policy: what is allowed on the way.
-    :param explain: says, if it can, how the file of a version differs from the recorded checksum.
+    :param explain: adds to the refusal of a changed file what kind of change it is.
     :raises PlanError: where there is no allowed way; nothing must be done then.
     """
     by_version = {file.version: file for file in files}
@@ -208,7 +217,7 @@ def _check_missing(
 
 
 def _check_checksums(
-    by_version: t.Mapping[int, File], ledger: t.Mapping[int, Row], explain: t.Callable[[int, bytes], str]
+    by_version: t.Mapping[int, File], ledger: t.Mapping[int, Row], explain: Explain
 ) -> None:
     changed = []
     for version, row in sorted(ledger.items()):

@@ -1,0 +1,55 @@
+# Copyright: Schema Registry contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The controller's part of the module migration: it has the files, so it reads, checks, plans and shows them.
+
+The host is asked at most twice: where the database stands, and, if something is pending, to run just that SQL.
+"""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.schema_registry.postgresql.plugins.module_utils import _arguments
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import engine, executor, plan, release
+from ansible_collections.schema_registry.postgresql.plugins.plugin_utils._controller import ControllerAction
+
+
+class ActionModule(ControllerAction):
+    _supports_check_mode = True
+    _supports_async = True
+
+    def act(self) -> t.Dict[str, t.Any]:
+        params = self.arguments(_arguments.MIGRATION)
+        if params["remote_src"]:
+            return self.call({})
+        wanted = _arguments.wanted(params["version"])
+        policy = _arguments.policy(params)
+        source = self.read(params["source"], params["verify"], params["ignored_chars"])
+        everything = release.of(source)
+        if self._task.async_val and not self._task.check_mode:
+            # Only one call can go to the background, so it takes everything along.
+            return self.call({"release": release.encode(everything)})
+
+        if self._task.check_mode and params["assume_empty"]:
+            seen: t.Dict[str, t.Any] = {"rows": [], "fingerprint": None}
+        else:
+            seen = self.call({"look": everything.digest})
+            if seen.get("failed"):
+                return seen
+        rows = engine.rows_of(seen, everything.files)
+        planned = plan.make(everything.files, everything.only_down, rows, wanted, policy, engine.explainer(source))
+        executor.check_scripts(everything, planned, params["allow_transaction_control"])
+        if self._task.check_mode or not planned.steps:
+            answer = engine.predicted(everything, rows, planned, seen["fingerprint"])
+        else:
+            answer = self.call({"release": release.encode(release.of(source, planned.versions(plan.APPLY, plan.REVERT)))})
+        if self._task.diff and not answer.get("failed"):
+            answer["diff"] = engine.diff(everything, answer)
+        return answer
+
+    def call(self, request: t.Dict[str, t.Any]) -> t.Dict[str, t.Any]:
+        """Run the module on the host."""
+        return self.execute("schema_registry.postgresql.migration", request)
+
+

@@ -1,0 +1,355 @@
+#!/usr/bin/python
+# Copyright: Schema Registry contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: migration
+short_description: Bring a PostgreSQL database to a version of its SQL migrations
+version_added: 1.0.0
+description:
+  - Applies and reverts versioned SQL files, in the exact format of C(sqlx-cli). Ansible, C(sqlx migrate) and an application that
+    calls C(sqlx::migrate!) can take turns on one database.
+  - The wanted version is declared. Where the database stands there already, nothing changes.
+  - Each migration is one transaction, together with its row in the ledger and its verification. It happens whole or not at all.
+  - Everything is checked before anything is touched. Files are C(<version>_<name>.sql), or pairs of C(<version>_<name>.up.sql) and
+    C(<version>_<name>.down.sql), in UTF-8. Those that were applied must not have changed.
+  - A file whose first bytes are C(-- no-transaction) runs statement by statement outside of a transaction. The ledger says
+    C(success = false) meanwhile. After an interruption it continues with the statement where it stopped.
+  - What was done, by whom and when, is kept in a table beside the ledger, named after it with C(_history) behind.
+author:
+  - Schema Registry contributors (@schema-registry)
+extends_documentation_fragment:
+  - schema_registry.postgresql.connection
+options:
+  source:
+    description:
+      - Directories of migration files on the controller, found as the files of a role are. The raw bytes count; nothing is templated.
+        Files encrypted with ansible-vault are decrypted first.
+      - Sub-directories are not entered.
+    type: list
+    elements: str
+    required: true
+  remote_src:
+    description: Whether O(source) and O(verify) are directories on the host instead.
+    type: bool
+    default: false
+  verify:
+    description:
+      - Directory of verification scripts, C(<version>_<name>.sql). A migration that has one is committed only if it raises no error.
+      - It runs inside the migration's transaction, behind a savepoint that is rolled back again.
+        For a C(-- no-transaction) file it runs afterwards, read-only.
+    type: str
+  version:
+    description:
+      - Where the database shall stand. V(latest), a version that is among the files, or V(0) for nothing above version 0.
+    type: str
+    default: latest
+  allow_revert:
+    description: Whether versions above O(version) may be reverted by their down scripts. Otherwise that is refused.
+    type: bool
+    default: false
+  baseline:
+    description:
+      - Adopt an existing database. Everything up to this version is recorded as applied and does not run.
+      - Only into an empty ledger. Once that was done, the parameter changes nothing any more.
+    type: int
+  repair:
+    description:
+      - Applied versions whose recorded checksum may be replaced by that of the file. The history keeps the old one.
+      - Of a version that was left unfinished the row is removed, so that its file runs again from its beginning.
+    type: list
+    elements: int
+    default: []
+  out_of_order:
+    description: What to do about files that are not applied, but below the newest applied version. They are applied with V(warn).
+    type: str
+    default: warn
+    choices: [warn, fail]
+  missing:
+    description: What to do about applied versions that have no file.
+    type: str
+    default: fail
+    choices: [fail, ignore]
+  lock_timeout:
+    description: Seconds that a statement waits for a lock, and thereby holds up others. The transaction is tried again after a pause.
+    type: float
+    default: 2.0
+  lock_retries:
+    description: How often a transaction is tried again that did not get its locks. The pauses grow from half a second to five.
+    type: int
+    default: 10
+  statement_timeout:
+    description: Seconds that one statement may take. With V(0) there is no limit, whatever the role's or the database's own says.
+    type: float
+    default: 0.0
+  advisory_lock_timeout:
+    description: Seconds to wait for another run of migrations on this database, sqlx's included.
+    type: float
+    default: 120.0
+  allow_transaction_control:
+    description: Whether files inside a transaction may begin, end or mark transactions themselves, as sqlx lets them.
+    type: bool
+    default: false
+  ignored_chars:
+    description:
+      - Characters that checksums leave out, as sqlx 0.9's C(ignored-chars). What runs still has them.
+      - Must be what every other user of the database has set.
+    type: str
+    default: ""
+  assume_empty:
+    description:
+      - In check mode, plan for an empty database without connecting. For a host whose server or database does not exist yet.
+    type: bool
+    default: false
+  payload:
+    description: Set by the action plugin. Not to be used.
+    type: str
+attributes:
+  check_mode:
+    description: Says which versions would be applied or reverted, and changes nothing.
+    support: full
+  diff_mode:
+    description: Shows the SQL that runs or would run.
+    support: full
+  idempotent:
+    description: Running the task again changes nothing.
+    support: full
+  async:
+    description: Can run in the background.
+    support: full
+  platform:
+    description: Where the module runs.
+    support: full
+    platforms: posix
+seealso:
+  - module: schema_registry.postgresql.migration_info
+  - module: community.postgresql.postgresql_script
+  - name: sqlx-cli
+    description: The other tool that works on the same files and the same ledger.
+    link: https://github.com/transact-rs/sqlx/tree/main/sqlx-cli
+"""
+
+EXAMPLES = r"""
+- name: The database stands at the newest version
+  schema_registry.postgresql.migration:
+    source: sql/migrations
+    verify: sql/verify
+    login_db: schema_registry
+    login_user: schema_registry_migrator
+    login_unix_socket: /var/run/postgresql
+    session_role: schema_registry_owner
+  become: true
+  become_user: postgres
+
+- name: The database stands at an earlier version again
+  schema_registry.postgresql.migration:
+    source: sql/migrations
+    version: "20240101000001"
+    allow_revert: true
+    login_db: schema_registry
+    login_host: db.example.org
+    login_user: schema_registry_migrator
+    login_password: "{{ vault_migrator_password }}"
+    ssl_mode: verify-full
+    session_role: schema_registry_owner
+
+- name: A database that was made by hand is adopted at its first version
+  schema_registry.postgresql.migration:
+    source: sql/migrations
+    baseline: 20240101000001
+    login_db: schema_registry
+  become: true
+  become_user: postgres
+"""
+
+RETURN = r"""
+from_version:
+  description: The highest version that was applied before.
+  returned: success
+  type: int
+  sample: 20240101000001
+to_version:
+  description: The highest version that is applied now. In check mode, that would be.
+  returned: success
+  type: int
+  sample: 20240101000002
+applied:
+  description: The migrations that were applied, in order.
+  returned: success
+  type: list
+  elements: dict
+  contains: &entry
+    version:
+      description: Its version.
+      type: int
+      sample: 20240101000002
+    description:
+      description: Its name, with spaces.
+      type: str
+      sample: indexes optimization
+    checksum:
+      description: SHA-384 of the up script, hexadecimal.
+      type: str
+    duration:
+      description: Seconds that it took.
+      type: float
+      sample: 0.022
+    notices:
+      description: What the server said on the side.
+      type: list
+      elements: str
+reverted:
+  description: The migrations that were reverted, newest first.
+  returned: success
+  type: list
+  elements: dict
+  contains: *entry
+baselined:
+  description: The migrations that were recorded without running.
+  returned: success
+  type: list
+  elements: dict
+  contains: *entry
+repaired:
+  description: The migrations whose row was corrected.
+  returned: success
+  type: list
+  elements: dict
+  contains: *entry
+pending:
+  description: Files that are still not applied, being above O(version).
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    version:
+      description: Its version.
+      type: int
+    description:
+      description: Its name, with spaces.
+      type: str
+    checksum:
+      description: SHA-384 of the up script, hexadecimal.
+      type: str
+release:
+  description: Digest of the files. SHA-256 over every version (8 bytes, big-endian) and its checksum, in order.
+  returned: success
+  type: str
+fingerprint:
+  description: Digest of the schema as it is now. Two databases at one release have the same.
+  returned: success, except in check mode where something would change
+  type: str
+fingerprint_before:
+  description: The same before anything was done.
+  returned: success
+  type: str
+dirty:
+  description: Versions that were begun and not finished.
+  returned: success
+  type: list
+  elements: int
+waited_for:
+  description: Seconds spent waiting for another run.
+  returned: success
+  type: float
+messages:
+  description: How many messages were sent to the server.
+  returned: when something was done
+  type: int
+file:
+  description: The file that could not be run.
+  returned: failure of a statement
+  type: str
+line:
+  description: The line in it.
+  returned: failure of a statement
+  type: int
+column:
+  description: The column in that line, where the server told.
+  returned: failure of a statement
+  type: int
+statement:
+  description: The statement that failed.
+  returned: failure of a statement
+  type: str
+sqlstate:
+  description: PostgreSQL's code of the error.
+  returned: failure of a statement
+  type: str
+  sample: 42P01
+message:
+  description: PostgreSQL's message.
+  returned: failure of a statement
+  type: str
+blocked_by:
+  description: Sessions that stood in the way (pid, user, application, client, state, since, query).
+  returned: failure to get a lock
+  type: list
+  elements: dict
+partial:
+  description: What was committed before the failure, with the keys of a success.
+  returned: failure while running
+  type: dict
+recovery:
+  description: What state the database is in, whether it is safe to run again, and what to do otherwise.
+  returned: failure
+  type: str
+"""
+
+import json
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.schema_registry.postgresql.plugins.module_utils import _arguments
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import engine, plan, release, source
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.errors import MigrationError
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.executor import Options
+
+
+def main() -> None:
+    # The SQL must reach no log, and must not be masked in what comes back; connections are logged by the server anyway.
+    module = AnsibleModule(argument_spec=_arguments.MIGRATION, supports_check_mode=True, no_log=True)
+    params = module.params
+    request = json.loads(params["payload"] or "{}")
+    explain: plan.Explain = plan.unexplained
+    try:
+        version = _arguments.wanted(params["version"])
+        controller = request.get("controller") or _arguments.this_machine()
+        target = _arguments.target(
+            params, controller, lock_timeout=params["lock_timeout"], statement_timeout=params["statement_timeout"]
+        )
+        if "look" in request:
+            module.exit_json(changed=False, **engine.look(target, params["ledger_table"], request["look"]))
+        if "release" in request:
+            carried = release.decode(request["release"])
+        else:
+            files = source.read(params["source"], params["verify"], params["ignored_chars"])
+            carried, explain = release.of(files), engine.explainer(files)
+        policy = _arguments.policy(params)
+        if module.check_mode:
+            answer = engine.predict(target, params["ledger_table"], carried, version, policy, explain)
+        else:
+            options = Options(
+                params["ledger_table"],
+                params["lock_retries"],
+                params["advisory_lock_timeout"],
+                params["allow_transaction_control"],
+                controller,
+            )
+            answer = engine.migrate(target, carried, version, policy, options, explain)
+    except ValueError as error:
+        module.fail_json(msg=str(error))
+    except MigrationError as error:
+        module.fail_json(msg=error.text, recovery=error.recovery, **error.failed)
+    for warning in answer.pop("warnings"):
+        module.warn(warning)
+    if module._diff:
+        answer["diff"] = engine.diff(carried, answer)
+    module.exit_json(**answer)
+
+
+if __name__ == "__main__":
+    main()

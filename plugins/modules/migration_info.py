@@ -1,0 +1,193 @@
+#!/usr/bin/python
+# Copyright: Schema Registry contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: migration_info
+short_description: Tell where a PostgreSQL database stands with its SQL migrations
+version_added: 1.0.0
+description:
+  - Tells what C(sqlx migrate info) tells, and the server's version, extensions, release and fingerprint beside it.
+  - Never writes. Works on a standby, for a role that may only read, and before the ledger exists.
+author:
+  - Schema Registry contributors (@schema-registry)
+extends_documentation_fragment:
+  - schema_registry.postgresql.connection
+options:
+  source:
+    description:
+      - Directories of migration files on the controller, to compare the database with.
+        Without them, only what is recorded is told.
+    type: list
+    elements: str
+  remote_src:
+    description: Whether O(source) is on the host instead.
+    type: bool
+    default: false
+  ignored_chars:
+    description: Characters that checksums leave out, as for M(schema_registry.postgresql.migration).
+    type: str
+    default: ""
+  fingerprint_text:
+    description: Whether to return the canonical text of the schema too, and not just its digest.
+    type: bool
+    default: false
+  expected_fingerprint_text:
+    description: Such a text, of another database or an earlier day, to be told the difference.
+    type: str
+  payload:
+    description: Set by the action plugin. Not to be used.
+    type: str
+attributes:
+  check_mode:
+    description: Changes nothing, with or without check mode.
+    support: full
+  diff_mode:
+    description: Changes nothing, so there is nothing to show.
+    support: N/A
+  idempotent:
+    description: Changes nothing.
+    support: full
+  platform:
+    description: Where the module runs.
+    support: full
+    platforms: posix
+seealso:
+  - module: schema_registry.postgresql.migration
+"""
+
+EXAMPLES = r"""
+- name: It is known where the database stands
+  schema_registry.postgresql.migration_info:
+    source: sql/migrations
+    login_db: schema_registry
+    login_user: schema_registry_readonly
+    login_host: db.example.org
+    login_password: "{{ vault_readonly_password }}"
+  register: standing
+
+- name: Nothing is pending
+  ansible.builtin.assert:
+    that: standing.pending | length == 0
+"""
+
+RETURN = r"""
+server_version:
+  description: The server's version.
+  returned: success
+  type: str
+  sample: "15.18"
+in_recovery:
+  description: Whether the server is a standby.
+  returned: success
+  type: bool
+extensions:
+  description: The extensions of the database.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Its name.
+      type: str
+      sample: pg_trgm
+    version:
+      description: The version that is installed.
+      type: str
+      sample: "1.6"
+ledger_exists:
+  description: Whether there is a ledger.
+  returned: success
+  type: bool
+current_version:
+  description: The highest version that is applied, 0 for none.
+  returned: success
+  type: int
+  sample: 20240101000002
+migrations:
+  description: Every version that is applied or has a file, in order.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    version:
+      description: The version.
+      type: int
+    description:
+      description: Its name, with spaces.
+      type: str
+    state:
+      description: V(installed), V(pending), V(installed (different checksum)), V(missing) or V(dirty).
+      type: str
+    checksum:
+      description: The recorded checksum, or the file's where it is pending.
+      type: str
+pending:
+  description: Versions of files that are not applied.
+  returned: success
+  type: list
+  elements: int
+dirty:
+  description: Versions that were begun and not finished.
+  returned: success
+  type: list
+  elements: int
+release:
+  description: Digest of the files.
+  returned: when O(source) is given
+  type: str
+installed_release:
+  description: The same digest over what is applied. Equal to RV(release) where the database stands at exactly these files.
+  returned: success
+  type: str
+fingerprint:
+  description: Digest of the schema. Two databases at one release have the same.
+  returned: success
+  type: str
+fingerprint_text:
+  description: What was digested, one line an object.
+  returned: when O(fingerprint_text) is true
+  type: str
+fingerprint_difference:
+  description: What differs from O(expected_fingerprint_text), as a unified diff. Empty if nothing does.
+  returned: when O(expected_fingerprint_text) is given
+  type: str
+recovery:
+  description: What to do.
+  returned: failure
+  type: str
+"""
+
+import json
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.schema_registry.postgresql.plugins.module_utils import _arguments
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import engine, release, source
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.errors import MigrationError
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=_arguments.INFO, supports_check_mode=True, no_log=True)
+    params = module.params
+    request = json.loads(params["payload"] or "{}")
+    try:
+        compared = None
+        if "release" in request:
+            compared = release.decode(request["release"])
+        elif params["source"]:
+            compared = release.of(source.read(params["source"], None, params["ignored_chars"]))
+        target = _arguments.target(params, request.get("controller") or _arguments.this_machine())
+        answer = engine.info(target, params["ledger_table"], compared, params["expected_fingerprint_text"])
+    except MigrationError as error:
+        module.fail_json(msg=error.text, recovery=error.recovery, **error.failed)
+    if not params["fingerprint_text"]:
+        del answer["fingerprint_text"]
+    module.exit_json(changed=False, **answer)
+
+
+if __name__ == "__main__":
+    main()
