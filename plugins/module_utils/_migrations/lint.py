@@ -1,0 +1,137 @@
+# Copyright: Schema Registry contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What can be said against migration files without a database: rules about their format, each with a name and a level."""
+
+from __future__ import annotations
+
+import re
+import typing as t
+
+from . import checksum, statements
+from .source import NO_TRANSACTION, Migration, Script, Source
+
+ERROR, WARNING, IGNORE = "error", "warning", "ignore"
+
+# Every rule and its level, unless the caller says otherwise.
+RULES = {
+    "missing-down": ERROR,
+    "missing-verify": ERROR,
+    "unreadable": ERROR,
+    "byte-order-mark": ERROR,
+    "misplaced-marker": ERROR,
+    "several-statements": WARNING,
+    "transaction-control": ERROR,
+    "outside-transaction": ERROR,
+    "session-setting": WARNING,
+    "volatile-index": ERROR,
+    "unpinned-search-path": ERROR,
+    "squawk": WARNING,
+}
+
+_MARKER = re.compile(r"[ \t\ufeff]*--[ \t]*no[-_ ]transaction\b", re.IGNORECASE)
+_VOLATILE = re.compile(
+    r"\b(?:now|clock_timestamp|statement_timestamp|transaction_timestamp|timeofday|random|gen_random_uuid|uuid_generate_v4)\s*\("
+    r"|\b(?:current_timestamp|current_date|current_time|localtimestamp|localtime|current_user|session_user)\b",
+    re.IGNORECASE,
+)
+_PINNED = re.compile(r"\bset\s+(?:local\s+)?search_path\b", re.IGNORECASE)
+_SESSION_CONFIG = re.compile(r"\bset_config\s*\([^()]*,\s*(?:false|'f(?:alse)?')\s*\)", re.IGNORECASE)
+
+
+class Problem(t.NamedTuple):
+    """One finding."""
+
+    rule: str
+    level: str
+    file: str
+    line: int
+    message: str
+
+    def __str__(self) -> str:
+        return "{0}:{1}: {2}: {3} ({4})".format(self.file, self.line, self.level, self.message, self.rule)
+
+
+def check(source: Source, expect_verify: bool, levels: t.Mapping[str, str]) -> t.List[Problem]:
+    """Every finding in a release, in order of file and line.
+
+    :param expect_verify: whether each migration should have a verification script.
+    :param levels: the rules' levels: ``error``, ``warning`` or ``ignore``; rules that are not named keep their own.
+    """
+    effective = dict(RULES, **levels)
+    found = [
+        Problem(rule, effective[rule], path, line, message)
+        for migration in source.migrations
+        for path, rule, line, message in _of(migration, expect_verify)
+        if effective[rule] != IGNORE
+    ]
+    return sorted(found, key=lambda problem: (problem.file, problem.line, problem.rule))
+
+
+_Finding = t.Tuple[str, int, str]
+
+
+def _of(migration: Migration, expect_verify: bool) -> t.Iterator[t.Tuple[str, str, int, str]]:
+    if migration.down is None:
+        yield migration.up.path, "missing-down", 1, "there is no down script, so there is no way back"
+    if expect_verify and migration.verify is None:
+        yield migration.up.path, "missing-verify", 1, "there is no verification script"
+    for script in (migration.up, migration.down, migration.verify):
+        if script is not None:
+            for rule, line, message in _in_script(script):
+                yield script.path, rule, line, message
+
+
+def _in_script(script: Script) -> t.Iterator[_Finding]:
+    if script.text.startswith(checksum.BOM):
+        yield "byte-order-mark", 1, "begins with a byte order mark, which PostgreSQL takes for an error"
+    if not script.no_transaction:
+        yield from _marker(script)
+    try:
+        parts = statements.split(script.text)
+    except statements.StatementError as error:
+        yield "unreadable", error.line, str(error)
+        return
+    if script.no_transaction and len(parts) > 1:
+        yield "several-statements", parts[1].line, "sqlx itself can run only one statement of a no-transaction file"
+    for statement in parts:
+        yield from _in_statement(script, statement)
+
+
+def _marker(script: Script) -> t.Iterator[_Finding]:
+    for number, line in enumerate(script.text.split("\n"), 1):
+        if line.strip() and not line.lstrip("\ufeff \t").startswith("--"):
+            return
+        if _MARKER.match(line):
+            yield (
+                "misplaced-marker",
+                number,
+                "has no effect: the file must begin with exactly {0!r}".format(NO_TRANSACTION.decode()),
+            )
+
+
+def _in_statement(script: Script, statement: statements.Statement) -> t.Iterator[_Finding]:
+    head, line = statement.head, statement.line
+    if statements.controls_transaction(statement):
+        yield "transaction-control", line, "begins or ends a transaction, which is the engine's part"
+    elif not script.no_transaction and statements.outside_transaction(statement):
+        yield "outside-transaction", line, "cannot run inside a transaction: begin the file with {0!r}".format(NO_TRANSACTION.decode())
+    elif _sets_session(statement):
+        yield "session-setting", line, "outlives its file under sqlx: use set local, or a setting of the function or role"
+    if head[0] == "create" and "index" in head[:3] and _VOLATILE.search(statement.text):
+        yield "volatile-index", line, "an index can only be defined by what never changes"
+    if head[0] == "create" and _is_definer(statement) and not _PINNED.search(statement.text):
+        yield "unpinned-search-path", line, "a SECURITY DEFINER function must set its search_path"
+
+
+def _sets_session(statement: statements.Statement) -> bool:
+    head = statement.head
+    if head[0] == "set":
+        return head[1:2] not in (("local",), ("constraints",), ("transaction",))
+    return head[0] in ("reset", "discard") or (head[0] == "select" and bool(_SESSION_CONFIG.search(statement.text)))
+
+
+def _is_definer(statement: statements.Statement) -> bool:
+    return bool({"function", "procedure"} & set(statement.head[:4])) and bool(
+        re.search(r"\bsecurity\s+definer\b", statement.text, re.IGNORECASE)
+    )
