@@ -171,7 +171,9 @@ begin
     values (verification, 1, 0, 1, 'THRIFT', '{}', '{"state": "DEPRECATED"}', 'NONE')
     returning id into other;
     insert into public.schemas (subject, version_major, version_minor, version_patch, schema_type, content, metadata, compatibility_level, deleted_at)
-    values (verification, 1, 0, 2, 'THRIFT', '{}', '{"state": "DELETED"}', 'NONE', now());
+    values (verification, 1, 0, 2, 'THRIFT', '{}', '{"state": "DELETED"}', 'NONE', null),
+           (verification, 1, 0, 3, 'THRIFT', '{}', '{"state": "ACTIVE"}', 'NONE', now()),
+           (verification, 1, 0, 4, 'THRIFT', '{}', '{"state": "DEPRECATED"}', 'NONE', now());
     insert into public.schema_dependencies (schema_id, depends_on_id, dependency_type) values (one, other, 'extends'), (other, one, 'reference');
     insert into public.validation_history (schema_id, data_hash, valid, validated_at, duration_ms)
     values (one, repeat('aF', 32), true, now(), 1.5),
@@ -181,7 +183,7 @@ begin
     select * into strict after from public.get_schema_statistics();
     if (after.total_schemas - before.total_schemas, after.total_subjects - before.total_subjects, after.active_schemas - before.active_schemas,
         after.deprecated_schemas - before.deprecated_schemas, after.deleted_schemas - before.deleted_schemas)
-        <> (3::bigint, 1::bigint, 1::bigint, 1::bigint, 1::bigint)
+        <> (5::bigint, 1::bigint, 1::bigint, 1::bigint, 3::bigint)
     then
         raise exception 'get_schema_statistics() counts wrongly: % before, % after', before, after;
     end if;

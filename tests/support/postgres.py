@@ -235,10 +235,13 @@ class Database:
             raise PsqlError(result.stdout)
         return result.stdout
 
-    def dump(self) -> str:
-        """The schema as pg_dump writes it, without its `\\restrict` lines: they carry a random token."""
+    def dump(self, *, data: bool = False) -> str:
+        """The schema (and the data) as pg_dump writes it, without its `\\restrict` lines: they carry a random token."""
         result = subprocess.run(
-            [str(self.server.bin / "pg_dump"), "--schema-only", "--dbname", self.server.dsn(self.name)],
+            [
+                *(str(self.server.bin / "pg_dump"), "--dbname", self.server.dsn(self.name)),
+                *(() if data else ("--schema-only",)),
+            ],
             check=True,
             stdout=subprocess.PIPE,
             text=True,

@@ -57,7 +57,8 @@ def fill(database: Database, *, schemas: int, subjects: int, validations: int) -
         from (
             select n, subject, row_number() over (partition by subject order by n) as place
             from (select n, floor(power(random(), 2) * {subjects})::integer as subject from generate_series(1, {schemas}) n) as drawn
-        ) as placed;
+        ) as placed
+        order by n desc; -- as time goes: the order of the table and that of created_at are much the same
 
         create temporary table numbered as select row_number() over (order by id) as n, id, subject from public.schemas;
         create unique index on numbered (n);
