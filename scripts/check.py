@@ -135,7 +135,7 @@ class Shell:
 def sources(*patterns: str) -> list[str]:
     """The checkout's files, as git knows them: also those not yet committed, and none that it ignores."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *patterns]
-    listed = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    listed = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     if listed.returncode != 0:
         raise CouldNotRun(f"this is no git checkout: {listed.stderr.strip()}")
     return sorted(path for path in listed.stdout.split("\0") if path and (CHECKOUT / path).is_file())
@@ -283,7 +283,7 @@ def as_root(*command: str) -> str | None:
     sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     try:
-        ended = subprocess.run([*sudo, *command], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        ended = subprocess.run([*sudo, *command], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         return str(error)
     return None if ended.returncode == 0 else (ended.stderr.strip().splitlines() or [f"ended with {ended.returncode}"])[-1]
@@ -294,7 +294,8 @@ def clusters() -> set[tuple[str, str]]:
     if shutil.which("pg_lsclusters") is None:
         return set()
     listed = subprocess.run(["pg_lsclusters", "--no-header"], check=True, capture_output=True, text=True)
-    return {(major, name) for major, name, *_rest in map(str.split, listed.stdout.splitlines())}
+    rows = [line.split() for line in listed.stdout.splitlines()]
+    return {(row[0], row[1]) for row in rows}
 
 
 def install(needs: Iterable[Need]) -> None:

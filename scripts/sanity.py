@@ -51,7 +51,7 @@ def interpreters() -> Iterator[Path]:
         on_path = shutil.which(name)
         for candidate in [*([on_path] if on_path else []), *map(str, sorted(pyenv.glob(f"versions/{version}.*/bin/{name}")))]:
             # A shim of pyenv's is there, and does not run, where its version is not the chosen one.
-            answer = subprocess.run([candidate, "-c", "import sys; print(sys.executable)"], capture_output=True, text=True)
+            answer = subprocess.run([candidate, "-c", "import sys; print(sys.executable)"], capture_output=True, text=True, check=False)
             if answer.returncode == 0:
                 yield Path(answer.stdout.strip())
                 break
@@ -68,7 +68,7 @@ def main(collection: Path, home: Path) -> int:
         "HOME": str(home),
         "PATH": os.pathsep.join(dict.fromkeys(map(str, folders))),
     }
-    return subprocess.run(["ansible-test", "sanity", "--color", "no"], cwd=collection, env=environment).returncode
+    return subprocess.run(["ansible-test", "sanity", "--color", "no"], cwd=collection, env=environment, check=False).returncode
 
 
 if __name__ == "__main__":
