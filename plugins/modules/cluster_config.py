@@ -23,7 +23,8 @@ attributes:
     description: Can run in C(check_mode) and return changed status prediction without modifying target.
     support: full
     details:
-      - The files are checked by PostgreSQL in check mode too, if its programs are installed.
+      - The files are checked by PostgreSQL in check mode too, if its programs are installed. A library may be missing then, its package
+        would be installed by a task before.
   diff_mode:
     description: Will return details on what has changed (or possibly needs changing in C(check_mode)), when in diff mode.
     support: full
@@ -155,6 +156,8 @@ class Scratch:
         if rc:
             lines = [re.sub(r"^.*?\[\d+\] *", "", line) for line in err.splitlines()]
             raise Invalid("; ".join(lines).replace(self.directory, self.live))
+        if self.module.check_mode:
+            return
         directory = self.run("pg_config", "--pkglibdir")[1].strip()
         for library in (entry.strip(' "\n') for entry in out.split(",")):
             path = os.path.join(directory, library.replace("$libdir/", ""))

@@ -392,7 +392,7 @@ def get_cluster(
         state["accepting"] = not state["problem"]
         if live:
             loaded_at = float(live.pop("loaded_at"))
-            state.update(live, stale=loaded_at < modified_at(_cluster.owned_files(directory) + tls_files))
+            state.update(live, stale=loaded_at < modified_at(_cluster.owned_files(directory) + [directory + "/conf.d"] + tls_files))
     return state
 
 
