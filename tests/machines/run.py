@@ -116,7 +116,7 @@ class Story:
         """What status says the databases' fingerprints are."""
         shown = self.plays("playbooks/status.yml")
         recap(shown)
-        found = dict(re.findall(r"(staging|production).*?\b([0-9a-f]{12,64})\b", shown.text, re.DOTALL))
+        found = dict(re.findall(r"^ok: \[(\w+)\].*?^\s*fingerprint\s+([0-9a-f]{16,})$", shown.text, re.DOTALL | re.MULTILINE))
         expect({*found} == {*PORTS}, f"status does not show both fingerprints:\n{shown.text}")
         expect(len({*found.values()}) == 1, f"staging and production differ: {found}")
         return found
