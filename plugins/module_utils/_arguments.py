@@ -44,6 +44,7 @@ MIGRATION: t.Dict[str, t.Any] = dict(
     repair={"type": "list", "elements": "int", "default": []},
     out_of_order={"type": "str", "default": "warn", "choices": ["warn", "fail"]},
     missing={"type": "str", "default": "fail", "choices": ["fail", "ignore"]},
+    transaction={"type": "str", "default": "each", "choices": ["each", "all"]},
     lock_timeout={"type": "float", "default": 2.0},
     lock_retries={"type": "int", "default": 10},
     statement_timeout={"type": "float", "default": 0.0},
@@ -81,7 +82,14 @@ def wanted(version: str) -> t.Optional[int]:
 
 def policy(params: t.Mapping[str, t.Any]) -> Policy:
     """What a module's parameters allow the plan."""
-    return Policy(params["allow_revert"], params["out_of_order"], params["missing"], frozenset(params["repair"]), params["baseline"])
+    return Policy(
+        params["allow_revert"],
+        params["out_of_order"],
+        params["missing"],
+        frozenset(params["repair"]),
+        params["baseline"],
+        params["transaction"],
+    )
 
 
 def target(params: t.Mapping[str, t.Any], controller: str, **timeouts: float) -> Target:

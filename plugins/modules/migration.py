@@ -74,6 +74,14 @@ options:
     type: str
     default: fail
     choices: [fail, ignore]
+  transaction:
+    description:
+      - With V(each), every migration is a transaction of its own, as with sqlx.
+      - With V(all), everything that is pending is one transaction, all of it or nothing.
+        Refused if a file is marked C(-- no-transaction).
+    type: str
+    default: each
+    choices: [each, all]
   lock_timeout:
     description: Seconds that a statement waits for a lock, and thereby holds up others. The transaction is tried again after a pause.
     type: float

@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import typing as t
 
 from . import checksum, fingerprint, plan
-from .errors import MigrationError
+from .errors import ConnectionFailed, MigrationError
 from .executor import Done, Executor, Options, read_rows
 from .ledger import Ledger
 from .release import Release
-from .session import Session, Target
+from .session import ServerError, Session, Target
 from .source import Source
 
 Data = t.Dict[str, t.Any]
@@ -24,7 +25,7 @@ def look(target: Target, ledger_table: str, digest: str) -> Data:
     :returns: ``rows`` (None where they are the release's) and ``fingerprint``.
     :raises MigrationError: if it cannot be looked at.
     """
-    with Session(target) as session:
+    with _looking(target) as session:
         ledger = Ledger(session, ledger_table)
         session.must_be_writable()
         answer: Data = {"rows": []}
@@ -36,6 +37,23 @@ def look(target: Target, ledger_table: str, digest: str) -> Data:
                 answer["rows"] = [[row.version, row.checksum.hex(), row.success, row.description, row.reverting] for row in rows]
         answer["fingerprint"] = _fingerprint(session, ledger).digest
         return answer
+
+
+@contextlib.contextmanager
+def _looking(target: Target) -> t.Iterator[Session]:
+    """A session that only reads.
+
+    :raises ConnectionFailed: also for what the server refuses to show.
+    """
+    with Session(target) as session:
+        try:
+            yield session
+        except ServerError as error:
+            raise ConnectionFailed(
+                "{0} cannot be read: {1} (SQLSTATE {2}).".format(target, str(error).strip(), error.pgcode),
+                {"sqlstate": error.pgcode},
+                "Nothing was changed. The login needs SELECT on the ledger, and USAGE on its schema.",
+            ) from error
 
 
 def _fingerprint(session: Session, ledger: Ledger) -> fingerprint.Fingerprint:
@@ -109,8 +127,7 @@ def migrate(
     """
     session = Session(target)
     try:
-        ledger = Ledger(session, options.ledger_table)
-        executor = Executor(session, ledger, release, wanted, policy, options, explain)
+        executor = Executor(session, Ledger(session, options.ledger_table), release, wanted, policy, options, explain)
         try:
             outcome = executor.run()
         except MigrationError as error:
@@ -180,7 +197,7 @@ def info(target: Target, ledger_table: str, source: t.Optional[Release], expecte
     :param source: the release to compare with, if there is one.
     :param expected_fingerprint: a fingerprint's text, to be told the difference to it.
     """
-    with Session(target) as session:
+    with _looking(target) as session:
         ledger = Ledger(session, ledger_table)
         rows = read_rows(session, ledger)
         found = _fingerprint(session, ledger)

@@ -45,6 +45,10 @@ _SAVEPOINT = "schema_registry_verify"
 _NOTICES_MAX = 50
 
 
+def _pause(tried: int) -> None:
+    time.sleep(min(_PAUSE_MIN * 2 ** (tried - 1), _PAUSE_MAX) * random.uniform(0.5, 1.0))
+
+
 class Options(t.NamedTuple):
     """Bounds and permissions; the fields are the module's parameters of the same names."""
 
@@ -144,6 +148,7 @@ class Executor:
         self._lock = AdvisoryLock(session)
         self._watch = Watch(session.target, session.connection.info.backend_pid)
         self._history: History
+        self._together = policy.transaction == "all"
         self._unconfirmed: t.Optional[_Unconfirmed] = None
         self._done: t.List[Done] = []
 
@@ -166,32 +171,38 @@ class Executor:
         :raises MigrationError: on any failure; what was committed before it stays, and is in ``done``.
         """
         try:
-            self._session.must_be_writable()
-            waited = self._lock.acquire(self._options.advisory_lock_timeout)
-            # Whoever held the lock before may have made the ledger.
-            self._ledger.resolve()
-            rows = read_rows(self._session, self._ledger)
-            planned = plan.make(self._release.files, self._release.only_down, rows, self._wanted, self._policy, self._explain)
-            before = None
-            if planned.steps:
-                self._require_scripts(planned)
-                self._make_tables()
-                before = fingerprint.take(self._session, self._ledger.name).digest
-                self._take(planned)
-            return Outcome(tuple(rows), planned, self.done, waited, before)
+            with self._reported(None):
+                return self._run()
         finally:
             self._watch.close()
             if self._lock.held:
                 self._lock.release()
 
+    def _run(self) -> Outcome:
+        self._session.must_be_writable()
+        waited = self._lock.acquire(self._options.advisory_lock_timeout)
+        # Whoever held the lock before may have made the ledger.
+        self._ledger.resolve()
+        rows = read_rows(self._session, self._ledger)
+        planned = plan.make(self._release.files, self._release.only_down, rows, self._wanted, self._policy, self._explain)
+        before = None
+        if planned.steps:
+            self._require_scripts(planned)
+            self._make_tables()
+            before = fingerprint.take(self._session, self._ledger.name).digest
+            if self._together:
+                self._take_together(planned)
+            else:
+                self._take(planned)
+        return Outcome(tuple(rows), planned, self.done, waited, before)
+
     def _make_tables(self) -> None:
-        with self._reported(None):
-            if not self._ledger.exists:
-                self._ledger.create()
-            self._history = History(self._session, self._ledger, self._release.digest, self._options.controller)
-            if not self._history.exists:
-                self._history.create()
-            self._session.run(self._session.reset)
+        if not self._ledger.exists:
+            self._ledger.create()
+        self._history = History(self._session, self._ledger, self._release.digest, self._options.controller)
+        if not self._history.exists:
+            self._history.create()
+        self._session.run(self._session.reset)
         self._session.take_notices()
 
     def _require_scripts(self, planned: plan.Plan) -> None:
@@ -208,6 +219,19 @@ class Executor:
         check_scripts(self._release, planned, self._options.allow_transaction_control)
 
     # Steps
+
+    def _take_together(self, planned: plan.Plan) -> None:
+        """All steps or none: the one transaction is what is tried again."""
+        for tried in range(1, self._options.lock_retries + 2):
+            try:
+                self._send("begin")
+                self._take(planned)
+                return
+            except ExecutionError as error:
+                self._done.clear()
+                if error.failed.get("sqlstate") not in _TRANSIENT or tried > self._options.lock_retries:
+                    raise
+                _pause(tried)
 
     def _take(self, planned: plan.Plan) -> None:
         for step in planned.steps:
@@ -226,8 +250,12 @@ class Executor:
                     self._outside(step, migration, script)
                 else:
                     self._inside(step, migration, script)
-        with self._reported(None):
+        try:
             self._begin("")
+        except ServerError:
+            # Committed: only the answer was lost, and the session with it.
+            self._session = self._reconnect()
+            self._ledger = Ledger(self._session, self._ledger.name.sql)
 
     def _baseline(self, step: plan.Step) -> None:
         file = self._files[step.version]
@@ -245,9 +273,9 @@ class Executor:
 
     def _open(self, change: str, done: Done) -> None:
         """A step that is only rows of ours."""
-        with self._reported(None):
-            self._begin("begin;" + change)
-        self._unconfirmed = _Unconfirmed(done.step, Script("", b""), "commit;", done)
+        with self._reported(None, done.step):
+            self._begin(self._opening + change)
+        self._unconfirmed = _Unconfirmed(done.step, Script("", b""), "", done)
 
     # Inside a transaction
 
@@ -276,37 +304,36 @@ class Executor:
             fresh = self._with_patience(attempt)
         if not fresh:
             return
-        closing = "commit;"
+        closing = ""
         if verify:
             self._prove(step, verify)
-            closing = "rollback to {0}; commit;".format(_SAVEPOINT)
+            closing = "rollback to {0};".format(_SAVEPOINT)
         seconds = time.monotonic() - began
         nanoseconds = round(seconds * 1e9)
-        rows = self._record(step, nanoseconds)
+        closing += self._session.reset + self._record(step, nanoseconds)
         if step.action == plan.APPLY:
-            rows += self._ledger.finish(step.version, nanoseconds, migration.checksum)
-        closing = closing.replace("commit;", self._session.reset + rows + "commit;")
+            closing += self._ledger.finish(step.version, nanoseconds, migration.checksum)
         done = Done(step, migration.description, migration.checksum, seconds, self._notices())
         self._unconfirmed = _Unconfirmed(step, script, closing, done)
-        if b"advisory" in script.content.lower():
+        if b"advisory" in script.content.lower() and not self._together:
             self._check_lock(step)
 
     def _prove(self, step: plan.Step, verify: Script) -> None:
         with self._reported(verify, step, "its verification failed"):
-            self._send("savepoint " + _SAVEPOINT)
+            self._send(("" if self._session.in_transaction else "begin;") + "savepoint " + _SAVEPOINT)
             self._send(verify.content)
 
     def _claim(self, step: plan.Step, migration: Migration, claim: str) -> bool:
         """Open the transaction with the ledger's change; False if someone who takes no lock (sqlx-cli) was first."""
         try:
-            self._begin("begin;" + claim)
+            self._begin(self._opening + claim)
         except ServerError as error:
-            if error.pgcode != _UNIQUE_VIOLATION or step.action != plan.APPLY:
+            if error.pgcode != _UNIQUE_VIOLATION or step.action != plan.APPLY or self._together:
                 raise
             self._session.rollback()
             self._check_other(migration)
             return False
-        if step.action == plan.REVERT and self._session.cursor.rowcount == 0:
+        if step.action == plan.REVERT and self._session.cursor.rowcount == 0 and not self._together:
             self._session.rollback()
             return False
         return True
@@ -346,7 +373,7 @@ class Executor:
         self._lock.step_aside()
         for position, statement in enumerate(parts):
             if position >= finished:
-                self._one(step, script, position, statement)
+                self._one(step, script, position, statement, step.resume and position == finished)
         verify = migration.verify if step.action == plan.APPLY else None
         if verify:
             with self._reported(verify, step, "its verification failed"):
@@ -385,25 +412,29 @@ class Executor:
             raise PlanError("{0}: {1} of its statements ran, and it holds only {2}.".format(script.path, len(digests), len(parts)))
         return len(digests)
 
-    def _one(self, step: plan.Step, script: Script, position: int, statement: statements.Statement) -> None:
+    def _one(self, step: plan.Step, script: Script, position: int, statement: statements.Statement, again: bool) -> None:
         digest = statement_digest(statement.text)
         record = self._history.record(step.version, STATEMENT, DONE, position=position, digest=digest, detail=statement.summary)
         with self._reported(script, step, statement=statement):
             if statements.outside_transaction(statement):
-                self._with_patience(lambda: self._alone(statement), (_DEADLOCK,))
+                self._with_patience(lambda: self._alone(statement, again), (_DEADLOCK,))
                 self._send(record)
             else:
-                self._with_patience(lambda: self._together("begin", statement.text, record + "commit"))
+                self._with_patience(lambda: self._in_turn("begin", statement.text, record + "commit"))
 
-    def _together(self, *messages: str) -> None:
+    def _in_turn(self, *messages: str) -> None:
         for message in messages:
             self._send(message)
 
-    def _alone(self, statement: statements.Statement) -> None:
+    def _alone(self, statement: statements.Statement, again: bool) -> None:
+        """Send a statement that takes no transaction.
+
+        :param again: whether an earlier run was interrupted at it.
+        """
         build = statements.concurrent_index(statement)
         valid = self._index_valid(build)
-        if valid:
-            # Built by an earlier try that was cut off before it could say so.
+        if valid and again:
+            # It was built, and the run cut off before it could say so.
             return
         if valid is False:
             assert build and build.name
@@ -453,26 +484,27 @@ class Executor:
         On an error the ledger decides whether it was the closing or the opening that failed.
         """
         unconfirmed, self._unconfirmed = self._unconfirmed, None
-        message = (unconfirmed.closing if unconfirmed else "") + opening
+        message = opening
+        if unconfirmed:
+            message = unconfirmed.closing + ("" if self._together and opening else "commit;") + opening
         if not message:
             return
         try:
             self._send(message)
-        except ServerError as error:
-            if unconfirmed is None:
+        except ServerError:
+            if unconfirmed is None or (self._together and opening):
                 raise
             if not self._committed(unconfirmed):
                 with self._reported(unconfirmed.script, unconfirmed.step, "its commit failed"):
                     raise
             self._done.append(unconfirmed.done)
-            if opening:
-                raise
-            if self._session.lost:
-                self._session = self._reconnect()
-                self._ledger = Ledger(self._session, self._ledger.name.sql)
-            return
+            raise
         if unconfirmed:
             self._done.append(unconfirmed.done)
+
+    @property
+    def _opening(self) -> str:
+        return "" if self._together else "begin;"
 
     def _committed(self, unconfirmed: _Unconfirmed) -> bool:
         """Whether a step is in the database whose commit got no clear answer."""
@@ -507,14 +539,15 @@ class Executor:
 
     def _with_patience(self, attempt: t.Callable[[], t.Any], transient: t.Sequence[str] = _TRANSIENT) -> t.Any:
         """Try a transaction until it gets its locks, a bounded number of times."""
-        for tried in range(self._options.lock_retries + 1):
+        tries = 1 if self._together else self._options.lock_retries + 1
+        for tried in range(1, tries + 1):
             try:
                 return attempt()
             except ServerError as error:
-                if error.pgcode not in transient or tried == self._options.lock_retries:
+                if error.pgcode not in transient or tried == tries:
                     raise
                 self._session.rollback()
-                time.sleep(min(_PAUSE_MIN * 2**tried, _PAUSE_MAX) * random.uniform(0.5, 1.0))
+                _pause(tried)
         raise AssertionError("unreachable")
 
     def _notices(self) -> t.Tuple[str, ...]:
@@ -540,7 +573,9 @@ class Executor:
         except ServerError as error:
             raise self._failure(error, script, step, what, statement, time.monotonic() - began) from error
         except LockError as error:
-            raise ExecutionError(error.message, error.failed, self._state(step, script)) from error
+            if step is None:
+                raise
+            raise ExecutionError(error.message, error.failed, self._state(step, None) + " " + error.recovery) from error
 
     def _failure(
         self,
@@ -606,7 +641,7 @@ class Executor:
             return next((each for each in reversed(parts) if each.start <= offset), None)
         if len(parts) == 1:
             return parts[0]
-        if self._session.lost or step is None or script.no_transaction or seconds > _RETRACE or sqlstate in _TRANSIENT:
+        if self._session.lost or self._together or step is None or script.no_transaction or seconds > _RETRACE or sqlstate in _TRANSIENT:
             return None
         return self._retrace(script, parts, sqlstate, step)
 
@@ -642,12 +677,12 @@ class Executor:
 
     def _state(self, step: t.Optional[plan.Step], script: t.Optional[Script]) -> str:
         """What is in the database now, and whether to run again."""
-        done = [each.step for each in self._done]
-        state = "Of this run, " + (
-            "; ".join("{0} {1}".format(_PAST[each.action], each.version) for each in done) if done else "nothing"
-        )
-        state += " is in the database." if not done else "."
-        if step is None or script is None:
+        done = [] if self._together else [each.step for each in self._done]
+        if done:
+            state = "Of this run, {0}.".format("; ".join("{0} {1}".format(_PAST[each.action], each.version) for each in done))
+        else:
+            state = "Nothing of this run is in the database."
+        if script is None or step is None:
             return state + " Run again once the cause is gone."
         if script.no_transaction:
             return (

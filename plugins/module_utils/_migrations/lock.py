@@ -144,10 +144,10 @@ class AdvisoryLock:
     def _refused(self, waited: float) -> LockError:
         holders = self.holders()
         who = "; ".join(str(holder) for holder in holders) or "nobody any more"
-        advice = "Nothing was changed. Wait for that session, then run again."
+        advice = "Wait for that session, then run again."
         if any(holder.state == "idle" for holder in holders):
             advice = (
-                "Nothing was changed. An idle session keeps the lock: an application whose sqlx migration failed leaves it behind"
+                "An idle session keeps the lock: an application whose sqlx migration failed leaves it behind"
                 " in its pool. End that session (select pg_terminate_backend(pid)) or restart the application, then run again."
             )
         return LockError(
