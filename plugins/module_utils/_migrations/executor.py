@@ -11,42 +11,32 @@ the first and then finds the row, before any of its own SQL has run.
 from __future__ import annotations
 
 import contextlib
-import random
 import re
 import time
 import typing as t
 
-from . import fingerprint, plan, statements
+from . import fingerprint, outside, plan, statements
 from .errors import ConnectionFailed, ExecutionError, LockError, PlanError
-from .history import BEGUN, DONE, FAILED, STATEMENT, History, statement_digest
+from .failure import Description, Where, describe
+from .history import BEGUN, DONE, FAILED, History
 from .ledger import Ledger
 from .lock import AdvisoryLock
 from .release import Release
-from .session import ServerError, Session, identifier, literal, milliseconds
+from .sender import TRANSIENT, Sender, pause
+from .session import ServerError, Session
 from .source import Migration, Script
-from .watch import Watch
 
-# SQLSTATEs after which the same transaction may well pass: lock_not_available, deadlock_detected, serialization_failure.
-_DEADLOCK = "40P01"
-_TRANSIENT = ("55P03", _DEADLOCK, "40001")
 _UNIQUE_VIOLATION = "23505"
 
-# Seconds between two tries, growing, with jitter so that two runs do not meet again and again.
-_PAUSE_MIN, _PAUSE_MAX = 0.5, 5.0
 # Seconds in which a server that restarts must be back to be asked how a commit ended.
 _RECONNECT = 15.0
-# Seconds: a failed file that took no longer is run once more, and rolled back, to learn which of its statements failed.
-_RETRACE = 10.0
 
 # A file without any of these words does not need to be read closely.
 _MAY_CONTROL = re.compile(rb"\b(?:begin|start|commit|end|rollback|abort|savepoint|release|prepare)\b|\\|\bstdin\b|\bstdout\b", re.I)
 
 _SAVEPOINT = "schema_registry_verify"
+_NOT_VERIFIED = "its verification failed"
 _NOTICES_MAX = 50
-
-
-def _pause(tried: int) -> None:
-    time.sleep(min(_PAUSE_MIN * 2 ** (tried - 1), _PAUSE_MAX) * random.uniform(0.5, 1.0))
 
 
 class Options(t.NamedTuple):
@@ -146,9 +136,10 @@ class Executor:
         self._explain = explain
         self._files = {file.version: file for file in release.files}
         self._lock = AdvisoryLock(session)
-        self._watch = Watch(session.target, session.connection.info.backend_pid)
-        self._history: History
         self._together = policy.transaction == "all"
+        # Within the one transaction of all steps, nothing can be tried again by itself.
+        self._sender = Sender(session, 0 if self._together else options.lock_retries)
+        self._history: History
         self._unconfirmed: t.Optional[_Unconfirmed] = None
         self._done: t.List[Done] = []
 
@@ -171,10 +162,10 @@ class Executor:
         :raises MigrationError: on any failure; what was committed before it stays, and is in ``done``.
         """
         try:
-            with self._reported(None):
+            with self._reported(Where()):
                 return self._run()
         finally:
-            self._watch.close()
+            self._sender.close()
             if self._lock.held:
                 self._lock.release()
 
@@ -224,19 +215,19 @@ class Executor:
         """All steps or none: the one transaction is what is tried again."""
         for tried in range(1, self._options.lock_retries + 2):
             try:
-                self._send("begin")
+                self._sender.send("begin")
                 self._take(planned)
                 return
             except ExecutionError as error:
                 self._done.clear()
-                if error.failed.get("sqlstate") not in _TRANSIENT or tried > self._options.lock_retries:
+                if error.failed.get("sqlstate") not in TRANSIENT or tried > self._options.lock_retries:
                     raise
-                _pause(tried)
+                pause(tried)
 
     def _take(self, planned: plan.Plan) -> None:
         for step in planned.steps:
             if self._lock.aside:
-                with self._reported(None, step):
+                with self._reported(Where(step)):
                     self._lock.step_back(self._options.advisory_lock_timeout)
             if step.action == plan.BASELINE:
                 self._baseline(step)
@@ -260,7 +251,8 @@ class Executor:
     def _baseline(self, step: plan.Step) -> None:
         file = self._files[step.version]
         done = Done(step, file.description, file.checksum, 0.0)
-        closing = self._ledger.insert(file.version, file.description, file.checksum) + self._record(step, None)
+        closing = self._ledger.insert(file.version, file.description, file.checksum)
+        closing += self._history.record(step.version, step.action, DONE)
         self._open(closing, done)
 
     def _repair(self, step: plan.Step) -> None:
@@ -273,7 +265,7 @@ class Executor:
 
     def _open(self, change: str, done: Done) -> None:
         """A step that is only rows of ours."""
-        with self._reported(None, done.step):
+        with self._reported(Where(done.step)):
             self._begin(self._opening + change)
         self._unconfirmed = _Unconfirmed(done.step, Script("", b""), "", done)
 
@@ -283,45 +275,39 @@ class Executor:
         began = time.monotonic()
         if step.action == plan.APPLY:
             claim = self._ledger.insert(step.version, migration.description, migration.checksum)
-            verify = migration.verify
         else:
             claim = self._ledger.delete(step.version)
-            verify = None
 
         def attempt() -> bool:
             if not self._claim(step, migration, claim):
                 return False
-            self._send(script.content)
-            if not self._session.in_transaction and not self._options.allow_transaction_control:
-                raise ExecutionError(
-                    "{0} ended the transaction around it; what ran before that is committed.".format(script.path),
-                    {"version": step.version, "file": script.path},
-                    "The ledger says that {0} is applied. Look at the database before anything else.".format(step.version),
-                )
+            self._sender.send(script.content)
             return True
 
-        with self._reported(script, step):
-            fresh = self._with_patience(attempt)
-        if not fresh:
-            return
+        with self._reported(Where(step, script)):
+            if not self._sender.patiently(attempt):
+                return
+        self._must_be_inside(step, script)
         closing = ""
-        if verify:
-            self._prove(step, verify)
+        if migration.verify and step.action == plan.APPLY:
+            with self._reported(Where(step, migration.verify, _NOT_VERIFIED, before=(script.text,))):
+                self._sender.send(("" if self._session.in_transaction else "begin;") + "savepoint " + _SAVEPOINT)
+                self._sender.send(migration.verify.content)
             closing = "rollback to {0};".format(_SAVEPOINT)
         seconds = time.monotonic() - began
-        nanoseconds = round(seconds * 1e9)
-        closing += self._session.reset + self._record(step, nanoseconds)
-        if step.action == plan.APPLY:
-            closing += self._ledger.finish(step.version, nanoseconds, migration.checksum)
+        closing += self._session.reset + self._rows(step, migration, seconds)
         done = Done(step, migration.description, migration.checksum, seconds, self._notices())
         self._unconfirmed = _Unconfirmed(step, script, closing, done)
         if b"advisory" in script.content.lower() and not self._together:
             self._check_lock(step)
 
-    def _prove(self, step: plan.Step, verify: Script) -> None:
-        with self._reported(verify, step, "its verification failed"):
-            self._send(("" if self._session.in_transaction else "begin;") + "savepoint " + _SAVEPOINT)
-            self._send(verify.content)
+    def _must_be_inside(self, step: plan.Step, script: Script) -> None:
+        if not self._session.in_transaction and not self._options.allow_transaction_control:
+            raise ExecutionError(
+                "{0} ended the transaction around it.".format(script.path),
+                {"version": step.version, "file": script.path},
+                "All of it is committed, and the ledger says so, but not in one transaction. Take BEGIN and COMMIT out of it.",
+            )
 
     def _claim(self, step: plan.Step, migration: Migration, claim: str) -> bool:
         """Open the transaction with the ledger's change; False if someone who takes no lock (sqlx-cli) was first."""
@@ -345,7 +331,7 @@ class Executor:
             raise PlanError("Version {0} was applied by someone else meanwhile, from another file.".format(migration.version))
 
     def _check_lock(self, step: plan.Step) -> None:
-        with self._reported(None, step):
+        with self._reported(Where(step)):
             self._begin("")
             if not self._lock.still_ours():
                 # Released by the file; whatever it took itself goes with it.
@@ -356,127 +342,47 @@ class Executor:
 
     def _outside(self, step: plan.Step, migration: Migration, script: Script) -> None:
         began = time.monotonic()
+        where = Where(step, script)
         parts = statements.split(script.text)
-        finished = self._finished(step, script, parts) if step.resume else 0
-        if not step.resume:
-            claim = (
-                self._ledger.insert(step.version, migration.description, migration.checksum, success=False)
-                if step.action == plan.APPLY
-                else self._ledger.mark_dirty(step.version)
-            )
-            with self._reported(script, step):
-                if not self._with_patience(lambda: self._claim(step, migration, claim)):
-                    return
-                self._send(self._history.record(step.version, step.action, BEGUN) + "commit")
-        else:
+        if step.resume:
             self._begin("")
+            finished = outside.finished(self._history, step.version, script, parts)
+        else:
+            finished = 0
+            with self._reported(where):
+                if not self._sender.patiently(lambda: self._claim(step, migration, self._claim_unfinished(step, migration))):
+                    return
+                self._sender.send(self._history.record(step.version, step.action, BEGUN) + "commit")
         self._lock.step_aside()
-        for position, statement in enumerate(parts):
-            if position >= finished:
-                self._one(step, script, position, statement, step.resume and position == finished)
-        verify = migration.verify if step.action == plan.APPLY else None
-        if verify:
-            with self._reported(verify, step, "its verification failed"):
-                self._send("begin read only")
-                self._send(verify.content)
+        for position in range(finished, len(parts)):
+            with self._reported(where._replace(statement=parts[position])):
+                outside.run(
+                    self._sender, self._history, step.version, position, parts[position], step.resume and position == finished
+                )
+        if migration.verify and step.action == plan.APPLY:
+            with self._reported(Where(step, migration.verify, _NOT_VERIFIED)):
+                self._sender.in_turn("begin read only", migration.verify.text)
                 self._session.rollback()
         seconds = time.monotonic() - began
-        nanoseconds = round(seconds * 1e9)
-        end = (
-            self._ledger.finish(step.version, nanoseconds, migration.checksum)
-            if step.action == plan.APPLY
-            else self._ledger.delete(step.version)
-        )
-        with self._reported(script, step):
-            self._send(self._session.reset)
-            self._send("begin;" + end + self._record(step, nanoseconds) + "commit")
+        with self._reported(where):
+            self._sender.send(self._session.reset)
+            self._sender.send("begin;" + self._rows(step, migration, seconds) + "commit")
         self._done.append(Done(step, migration.description, migration.checksum, seconds, self._notices()))
 
-    def _finished(self, step: plan.Step, script: Script, parts: t.Sequence[statements.Statement]) -> int:
-        """How many statements of an interrupted file are done.
+    def _claim_unfinished(self, step: plan.Step, migration: Migration) -> str:
+        if step.action == plan.REVERT:
+            return self._ledger.mark_dirty(step.version)
+        return self._ledger.insert(step.version, migration.description, migration.checksum, success=False)
 
-        :raises PlanError: if one of those was edited since.
-        """
-        digests = self._history.finished_statements(step.version)
-        for digest, statement in zip(digests, parts):
-            if digest != statement_digest(statement.text):
-                raise PlanError(
-                    "{0}, line {1}: this statement ran before the file was interrupted, and was edited since.".format(
-                        script.path, statement.line
-                    ),
-                    {"version": step.version, "file": script.path, "line": statement.line},
-                    "Nothing was changed. Restore the statements that ran ({0} of them), or name the version in repair"
-                    " to run the file from its beginning.".format(len(digests)),
-                )
-        if len(digests) > len(parts):
-            raise PlanError("{0}: {1} of its statements ran, and it holds only {2}.".format(script.path, len(digests), len(parts)))
-        return len(digests)
-
-    def _one(self, step: plan.Step, script: Script, position: int, statement: statements.Statement, again: bool) -> None:
-        digest = statement_digest(statement.text)
-        record = self._history.record(step.version, STATEMENT, DONE, position=position, digest=digest, detail=statement.summary)
-        with self._reported(script, step, statement=statement):
-            if statements.outside_transaction(statement):
-                self._with_patience(lambda: self._alone(statement, again), (_DEADLOCK,))
-                self._send(record)
-            else:
-                self._with_patience(lambda: self._in_turn("begin", statement.text, record + "commit"))
-
-    def _in_turn(self, *messages: str) -> None:
-        for message in messages:
-            self._send(message)
-
-    def _alone(self, statement: statements.Statement, again: bool) -> None:
-        """Send a statement that takes no transaction.
-
-        :param again: whether an earlier run was interrupted at it.
-        """
-        build = statements.concurrent_index(statement)
-        valid = self._index_valid(build)
-        if valid and again:
-            # It was built, and the run cut off before it could say so.
-            return
-        if valid is False:
-            assert build and build.name
-            self._send("drop index concurrently " + self._index_name(build))
-        # Such a statement waits for others without holding anybody up, so it gets the time of all tries at once.
-        budget = self._session.target.lock_timeout * (self._options.lock_retries + 1)
-        self._send("set lock_timeout = {0}".format(milliseconds(budget)))
-        try:
-            self._send(statement.text)
-        finally:
-            if not self._session.lost:
-                self._send("set lock_timeout = {0}".format(milliseconds(self._session.target.lock_timeout)))
-
-    def _index_name(self, build: statements.IndexBuild) -> str:
-        """The index's qualified name: it is always in its table's schema."""
-        assert build.name
-        schema = self._session.value(
-            "select nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = to_regclass({0})".format(
-                literal(build.table)
-            )
-        )
-        return identifier(schema) + "." + build.name
-
-    def _index_valid(self, build: t.Optional[statements.IndexBuild]) -> t.Optional[bool]:
-        """Whether the index is there and valid; None where it is not there, or is another table's."""
-        if build is None or build.name is None:
-            return None
-        found = self._session.rows(
-            "select i.indisvalid and i.indisready from pg_index i join pg_class c on c.oid = i.indrelid"
-            " join pg_namespace n on n.oid = c.relnamespace where c.oid = to_regclass({0})"
-            " and i.indexrelid = to_regclass(quote_ident(n.nspname) || '.' || {1})".format(literal(build.table), literal(build.name))
-        )
-        return found[0][0] if found else None
+    def _rows(self, step: plan.Step, migration: Migration, seconds: float) -> str:
+        """Statements that say that a step is done."""
+        nanoseconds = round(seconds * 1e9)
+        record = self._history.record(step.version, step.action, DONE, nanoseconds)
+        if step.action == plan.APPLY:
+            return record + self._ledger.finish(step.version, nanoseconds, migration.checksum)
+        return record + self._ledger.delete(step.version)
 
     # Messages
-
-    def _send(self, sql: t.Union[str, bytes]) -> None:
-        self._watch.begin()
-        try:
-            self._session.run(sql)
-        finally:
-            self._watch.end()
 
     def _begin(self, opening: str) -> None:
         """Close the step before, and send the opening of the next in the same message.
@@ -490,12 +396,12 @@ class Executor:
         if not message:
             return
         try:
-            self._send(message)
+            self._sender.send(message)
         except ServerError:
             if unconfirmed is None or (self._together and opening):
                 raise
             if not self._committed(unconfirmed):
-                with self._reported(unconfirmed.script, unconfirmed.step, "its commit failed"):
+                with self._reported(Where(unconfirmed.step, unconfirmed.script, "its commit failed")):
                     raise
             self._done.append(unconfirmed.done)
             raise
@@ -511,6 +417,8 @@ class Executor:
         step = unconfirmed.step
         if self._session.lost:
             with self._reconnect() as session:
+                # The old backend may be about to commit still; its lock comes free when it is gone.
+                AdvisoryLock(session).acquire(self._options.advisory_lock_timeout)
                 row = Ledger(session, self._ledger.name.sql).row(step.version)
         else:
             self._session.rollback()
@@ -537,160 +445,53 @@ class Executor:
                     )
             time.sleep(0.5)
 
-    def _with_patience(self, attempt: t.Callable[[], t.Any], transient: t.Sequence[str] = _TRANSIENT) -> t.Any:
-        """Try a transaction until it gets its locks, a bounded number of times."""
-        tries = 1 if self._together else self._options.lock_retries + 1
-        for tried in range(1, tries + 1):
-            try:
-                return attempt()
-            except ServerError as error:
-                if error.pgcode not in transient or tried == tries:
-                    raise
-                self._session.rollback()
-                _pause(tried)
-        raise AssertionError("unreachable")
-
     def _notices(self) -> t.Tuple[str, ...]:
         return tuple(self._session.take_notices()[:_NOTICES_MAX])
-
-    def _record(self, step: plan.Step, nanoseconds: t.Optional[int]) -> str:
-        return self._history.record(step.version, step.action, DONE, nanoseconds)
 
     # Failures
 
     @contextlib.contextmanager
-    def _reported(
-        self,
-        script: t.Optional[Script],
-        step: t.Optional[plan.Step] = None,
-        what: str = "",
-        statement: t.Optional[statements.Statement] = None,
-    ) -> t.Iterator[None]:
+    def _reported(self, where: Where) -> t.Iterator[None]:
         """Turn what the server says into an error that says where, who blocks, and what state the database is in."""
         began = time.monotonic()
         try:
             yield
         except ServerError as error:
-            raise self._failure(error, script, step, what, statement, time.monotonic() - began) from error
+            found = describe(error, where, self._sender, time.monotonic() - began, self._may_retrace(where))
+            self._record_failure(where, found)
+            raise ExecutionError(found.message, found.details, self._state(where)) from error
         except LockError as error:
-            if step is None:
+            if where.step is None:
                 raise
-            raise ExecutionError(error.message, error.failed, self._state(step, None) + " " + error.recovery) from error
+            raise ExecutionError(error.message, error.failed, self._state(Where()) + " " + error.recovery) from error
 
-    def _failure(
-        self,
-        error: t.Any,
-        script: t.Optional[Script],
-        step: t.Optional[plan.Step],
-        what: str,
-        statement: t.Optional[statements.Statement],
-        seconds: float,
-    ) -> ExecutionError:
-        blockers = self._watch.blockers
-        failed: t.Dict[str, t.Any] = {"sqlstate": error.pgcode, "message": (error.diag.message_primary or str(error)).strip()}
-        for key in ("message_detail", "message_hint", "context"):
-            if getattr(error.diag, key):
-                failed[key.replace("message_", "")] = getattr(error.diag, key)
-        column = None
-        if not self._session.lost:
-            self._session.rollback()
-        if script is not None and script.path:
-            offset = None
-            if error.diag.statement_position:
-                offset = int(error.diag.statement_position) - 1 + (statement.start if statement else 0)
-            if statement is None:
-                statement = self._culprit(script, offset, error.pgcode, step, seconds)
-            if offset is not None:
-                failed["line"], column = statements.position(script.text, offset)
-            elif statement is not None:
-                failed["line"] = statement.line
-            failed.update(file=script.path, column=column, statement=statement.text if statement else None)
-        if step:
-            failed["version"] = step.version
-        if blockers:
-            failed["blocked_by"] = [holder._asdict() for holder in blockers]
-        self._record_failure(step, failed)
+    def _may_retrace(self, where: Where) -> bool:
+        return where.script is not None and not where.script.no_transaction and not self._together
 
-        where = failed.get("file") or "The run"
-        if failed.get("line"):
-            where += ", line {0}".format(failed["line"]) + (", column {0}".format(column) if column else "")
-        message = "{0}: {1}{2}".format(where, what + ": " if what else "", failed["message"])
-        message += " (SQLSTATE {0})".format(error.pgcode) if error.pgcode else ""
-        if statement is not None:
-            message += "\n  statement: " + statement.summary
-        for key in ("detail", "hint", "context"):
-            if key in failed:
-                message += "\n  {0}: {1}".format(key, failed[key])
-        for holder in blockers:
-            message += "\n  blocked by {0}".format(holder)
-        return ExecutionError(message, failed, self._state(step, script))
-
-    def _culprit(
-        self, script: Script, offset: t.Optional[int], sqlstate: t.Optional[str], step: t.Optional[plan.Step], seconds: float
-    ) -> t.Optional[statements.Statement]:
-        """The statement that failed: where the server points; the only one there is; or found by running the file again.
-
-        The server tells no position for what goes wrong while a statement runs. Since the transaction is gone anyway, a
-        file that was quick is sent once more, statement by statement, and rolled back again.
-        """
-        try:
-            parts = statements.split(script.text)
-        except statements.StatementError:
-            return None
-        if offset is not None:
-            return next((each for each in reversed(parts) if each.start <= offset), None)
-        if len(parts) == 1:
-            return parts[0]
-        if self._session.lost or self._together or step is None or script.no_transaction or seconds > _RETRACE or sqlstate in _TRANSIENT:
-            return None
-        return self._retrace(script, parts, sqlstate, step)
-
-    def _retrace(
-        self, script: Script, parts: t.Sequence[statements.Statement], sqlstate: t.Optional[str], step: plan.Step
-    ) -> t.Optional[statements.Statement]:
-        before: t.Tuple[str, ...] = ()
-        migration = self._release.migrations[step.version]
-        if migration.verify is script:
-            before = (migration.up.text,)
-        current: t.Optional[statements.Statement] = None
-        try:
-            self._send("begin;")
-            for text in before:
-                self._send(text)
-            for current in parts:
-                self._send(current.text)
-            return None
-        except ServerError as error:
-            return current if error.pgcode == sqlstate else None
-        finally:
-            self._session.rollback()
-
-    def _record_failure(self, step: t.Optional[plan.Step], failed: t.Dict[str, t.Any]) -> None:
-        if step is None or self._session.lost:
+    def _record_failure(self, where: Where, found: Description) -> None:
+        if where.step is None or self._session.lost:
             return
+        record = self._history.record(where.step.version, where.step.action, FAILED, detail=found.message)
         with contextlib.suppress(ServerError):
             # Where even this cannot be written (a full disk), the error itself is what counts.
-            self._session.run(
-                self._session.reset
-                + self._history.record(step.version, step.action, FAILED, detail="{0} {1}".format(failed["sqlstate"], failed["message"]))
-            )
+            self._session.run(self._session.reset + record)
 
-    def _state(self, step: t.Optional[plan.Step], script: t.Optional[Script]) -> str:
+    def _state(self, where: Where) -> str:
         """What is in the database now, and whether to run again."""
         done = [] if self._together else [each.step for each in self._done]
         if done:
             state = "Of this run, {0}.".format("; ".join("{0} {1}".format(_PAST[each.action], each.version) for each in done))
         else:
             state = "Nothing of this run is in the database."
-        if script is None or step is None:
+        if where.script is None or where.step is None:
             return state + " Run again once the cause is gone."
-        if script.no_transaction:
+        if where.script.no_transaction or where.what == _NOT_VERIFIED and not where.before:
             return (
                 state + " Version {0} is unfinished (success = false in the ledger): its statements before this one are done,"
                 " and sqlx will not touch the database meanwhile. Correct what is named above, from this statement on, and run"
                 " again: it continues here."
-            ).format(step.version)
-        return state + " Version {0} was rolled back whole. Correct what is named above and run again.".format(step.version)
+            ).format(where.step.version)
+        return state + " Version {0} was rolled back whole. Correct what is named above and run again.".format(where.step.version)
 
 
 _PAST = {plan.APPLY: "applied", plan.REVERT: "reverted", plan.BASELINE: "recorded", plan.REPAIR: "repaired"}

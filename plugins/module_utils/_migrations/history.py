@@ -18,6 +18,7 @@ BEGUN = "begun"
 DONE = "done"
 FAILED = "failed"
 
+# An action besides those of the plan.
 STATEMENT = "statement"
 
 # An identifier holds 63 bytes; the longest ledger name still gets a side table of its own.

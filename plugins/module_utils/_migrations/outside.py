@@ -1,0 +1,99 @@
+# Copyright: Schema Registry contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Files marked ``-- no-transaction``: their statements one by one, each remembered once it is done.
+
+The ledger row says ``success = false`` from before the first statement until after the last. Whoever finds it so, knows
+from the side table which statements are done, and goes on with the next.
+"""
+
+from __future__ import annotations
+
+import typing as t
+
+from . import statements
+from .errors import PlanError
+from .history import DONE, STATEMENT, History, statement_digest
+from .sender import DEADLOCK, Sender
+from .session import identifier, literal, milliseconds
+from .source import Script
+
+
+def finished(history: History, version: int, script: Script, parts: t.Sequence[statements.Statement]) -> int:
+    """How many statements of an interrupted file are done.
+
+    :raises PlanError: if one of those was edited since.
+    """
+    digests = history.finished_statements(version)
+    if len(digests) > len(parts):
+        raise PlanError("{0}: {1} of its statements ran, and it holds only {2}.".format(script.path, len(digests), len(parts)))
+    for digest, statement in zip(digests, parts):
+        if digest != statement_digest(statement.text):
+            raise PlanError(
+                "{0}, line {1}: this statement ran before the file was interrupted, and was edited since.".format(
+                    script.path, statement.line
+                ),
+                {"version": version, "file": script.path, "line": statement.line},
+                "Nothing was changed. Restore the statements that ran ({0} of them), or name the version in repair"
+                " to run the file from its beginning.".format(len(digests)),
+            )
+    return len(digests)
+
+
+def run(sender: Sender, history: History, version: int, position: int, statement: statements.Statement, interrupted: bool) -> None:
+    """Run one statement and remember it.
+
+    :param position: of the statement in its file, from 0.
+    :param interrupted: whether an earlier run may have been cut off at this very statement.
+    :raises ServerError: if it fails; it counts as not done then.
+    """
+    record = history.record(
+        version, STATEMENT, DONE, position=position, digest=statement_digest(statement.text), detail=statement.summary
+    )
+    if statements.outside_transaction(statement):
+        sender.patiently(lambda: _alone(sender, statement, interrupted), (DEADLOCK,))
+        sender.send(record)
+    else:
+        sender.patiently(lambda: sender.in_turn("begin", statement.text, record + "commit"))
+
+
+def _alone(sender: Sender, statement: statements.Statement, interrupted: bool) -> None:
+    """Send a statement that PostgreSQL runs in no transaction; an index that a failed build left behind goes first."""
+    build = statements.concurrent_index(statement)
+    valid = _index_valid(sender, build)
+    if valid and interrupted:
+        # It was built, and the run cut off before it could say so.
+        return
+    if valid is False:
+        assert build
+        sender.send("drop index concurrently " + _index_name(sender, build))
+    # Such a statement waits for others without holding anybody up, so it gets the time of all tries at once.
+    timeout = sender.session.target.lock_timeout
+    sender.send("set lock_timeout = {0}".format(milliseconds(timeout * (sender.retries + 1))))
+    try:
+        sender.send(statement.text)
+    finally:
+        if not sender.session.lost:
+            sender.send("set lock_timeout = {0}".format(milliseconds(timeout)))
+
+
+def _index_valid(sender: Sender, build: t.Optional[statements.IndexBuild]) -> t.Optional[bool]:
+    """Whether the index is there and usable; None where it is not there, has no name yet, or is another table's."""
+    if build is None or build.name is None:
+        return None
+    found = sender.session.rows(
+        "select i.indisvalid and i.indisready from pg_index i join pg_class c on c.oid = i.indrelid"
+        " join pg_namespace n on n.oid = c.relnamespace where c.oid = to_regclass({0})"
+        " and i.indexrelid = to_regclass(quote_ident(n.nspname) || '.' || {1})".format(literal(build.table), literal(build.name))
+    )
+    return found[0][0] if found else None
+
+
+def _index_name(sender: Sender, build: statements.IndexBuild) -> str:
+    """The index's qualified name: it is always in its table's schema."""
+    schema = sender.session.value(
+        "select nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = to_regclass({0})".format(
+            literal(build.table)
+        )
+    )
+    return "{0}.{1}".format(identifier(schema), build.name)
