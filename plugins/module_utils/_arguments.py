@@ -77,7 +77,7 @@ def wanted(version: str) -> t.Optional[int]:
     try:
         return int(version)
     except ValueError:
-        raise ValueError("version: {0!r} is neither 'latest' nor a version such as 20240101000001".format(version))
+        raise ValueError("version: {0!r} is neither 'latest' nor a version such as 20240101000001".format(version)) from None
 
 
 def policy(params: t.Mapping[str, t.Any]) -> Policy:

@@ -10,7 +10,7 @@ import typing as t
 
 from . import checksum, fingerprint, plan
 from .errors import ConnectionFailed, MigrationError
-from .executor import Done, Executor, Options, read_rows
+from .executor import DEFAULTS, Done, Executor, Options, read_rows
 from .ledger import Ledger
 from .release import Release
 from .session import ServerError, Session, Target
@@ -117,8 +117,8 @@ def migrate(
     target: Target,
     release: Release,
     wanted: t.Optional[int],
-    policy: plan.Policy = plan.Policy(),
-    options: Options = Options(),
+    policy: plan.Policy = plan.DEFAULTS,
+    options: Options = DEFAULTS,
     explain: plan.Explain = plan.unexplained,
 ) -> Data:
     """Bring a database to a version.

@@ -49,6 +49,9 @@ class Options(t.NamedTuple):
     controller: str = ""
 
 
+DEFAULTS = Options()
+
+
 class Done(t.NamedTuple):
     """One step that was taken."""
 
@@ -101,7 +104,7 @@ def check_scripts(release: Release, planned: plan.Plan, allow_transaction_contro
                 raise ExecutionError(
                     "{0}, line {1}: {2}.".format(script.path, error.line, error),
                     {"version": step.version, "file": script.path, "line": error.line, "message": str(error)},
-                )
+                ) from error
 
 
 def _scripts_of(step: plan.Step, migration: Migration) -> t.List[Script]:
@@ -273,10 +276,8 @@ class Executor:
 
     def _inside(self, step: plan.Step, migration: Migration, script: Script) -> None:
         began = time.monotonic()
-        if step.action == plan.APPLY:
-            claim = self._ledger.insert(step.version, migration.description, migration.checksum)
-        else:
-            claim = self._ledger.delete(step.version)
+        insert = self._ledger.insert(step.version, migration.description, migration.checksum)
+        claim = insert if step.action == plan.APPLY else self._ledger.delete(step.version)
 
         def attempt() -> bool:
             if not self._claim(step, migration, claim):
@@ -442,7 +443,7 @@ class Executor:
                         "The connection was lost during a commit, and the server does not come back: {0}".format(error),
                         recovery="Whether the last migration was committed is not known. Once the server is back, run again:"
                         " the ledger decides, and nothing runs twice.",
-                    )
+                    ) from error
             time.sleep(0.5)
 
     def _notices(self) -> t.Tuple[str, ...]:
@@ -485,7 +486,7 @@ class Executor:
             state = "Nothing of this run is in the database."
         if where.script is None or where.step is None:
             return state + " Run again once the cause is gone."
-        if where.script.no_transaction or where.what == _NOT_VERIFIED and not where.before:
+        if where.script.no_transaction or (where.what == _NOT_VERIFIED and not where.before):
             return (
                 state + " Version {0} is unfinished (success = false in the ledger): its statements before this one are done,"
                 " and sqlx will not touch the database meanwhile. Correct what is named above, from this statement on, and run"

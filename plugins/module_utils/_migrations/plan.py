@@ -59,6 +59,9 @@ class Policy(t.NamedTuple):
     transaction: str = "each"
 
 
+DEFAULTS = Policy()
+
+
 class Step(t.NamedTuple):
     """One thing to do to one version."""
 
@@ -97,7 +100,7 @@ def make(
     only_down: t.AbstractSet[int],
     rows: t.Sequence[Row],
     target: t.Optional[int],
-    policy: Policy = Policy(),
+    policy: Policy = DEFAULTS,
     explain: Explain = unexplained,
 ) -> Plan:
     """Plan the way from where the ledger stands to the target.

@@ -103,7 +103,7 @@ class Session:
             raise ConnectionFailed(
                 "No connection to {0}: {1}".format(target, " ".join(str(error).split())),
                 recovery="Nothing was changed. Check that the server runs, the address, the user and the password, then run again.",
-            )
+            ) from error
         self.connection.autocommit = True
         self.cursor = self.connection.cursor()
         # A backend whose client was killed shall end its statement, not finish it unseen.
