@@ -172,7 +172,12 @@ class Session:
         :raises psycopg2.Error: as the server reports it.
         """
         self.messages += 1
-        self.cursor.execute(sql)
+        try:
+            self.cursor.execute(sql)
+        except psycopg2.ProgrammingError as error:
+            # The server takes a file without a statement, psycopg2 alone objects.
+            if error.pgcode or "empty query" not in str(error):
+                raise
 
     def rows(self, sql: str) -> t.List[t.Tuple[t.Any, ...]]:
         """Send one message and return the rows of its last statement."""
