@@ -8,7 +8,7 @@ for longer, takes `Server(major, settings)` and `server.database()` from `suppor
 from __future__ import annotations
 
 import signal
-from typing import Iterator, Optional
+from typing import Iterator
 
 import pytest
 from support.postgres import Database, Server, installed_majors
@@ -19,14 +19,13 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-# Without any server the one parameter is None, so that the tests fail with a clear word rather than vanish.
-@pytest.fixture(scope="session", params=installed_majors() or [None], ids=lambda major: f"pg{major}")
+# Without any server the one parameter is 0, so that the tests fail with a clear word rather than vanish.
+@pytest.fixture(scope="session", params=installed_majors() or [0], ids=lambda major: f"pg{major}")
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A running PostgreSQL cluster, shared by the session: what a test makes outside of its database, it removes."""
-    major: Optional[int] = request.param
-    if major is None:
+    if not request.param:
         pytest.fail("no PostgreSQL server is installed under /usr/lib/postgresql", pytrace=False)
-    with Server(major) as running:
+    with Server(request.param) as running:
         yield running
 
 

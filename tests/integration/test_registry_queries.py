@@ -390,8 +390,8 @@ def test_latest_is_the_highest_version_alive(database: Database) -> None:
     for version in random.Random(2).sample(versions, len(versions)):
         numbers, _, prerelease = version.partition("-")
         database.execute(
-            """insert into schemas (subject, version_major, version_minor, version_patch, version_prerelease, schema_type, content, metadata, compatibility_level)
-               values ('orders', %s, %s, %s, %s, 'JSON', '{}', '{"state": "ACTIVE"}', 'FULL')""",
+            f"""insert into schemas (subject, {VERSION}, version_prerelease, schema_type, content, metadata, compatibility_level)
+               values ('orders', %s, %s, %s, %s, 'JSON', '{{}}', '{{"state": "ACTIVE"}}', 'FULL')""",
             [*numbers.split("."), prerelease or None],
         )
     latest = f"""select format('%s.%s.%s', {VERSION}) || coalesce('-' || version_prerelease, '') from schemas

@@ -112,7 +112,8 @@ class Server:
         return f"host={self.socket_directory} port={self.port} dbname={dbname} user={user}"
 
     def connect(self, dbname: str = "postgres", user: str = SUPERUSER, **options: Any) -> Connection:
-        return psycopg2.connect(self.dsn(dbname, user), **options)
+        connection: Connection = psycopg2.connect(self.dsn(dbname, user), **options)
+        return connection
 
     def execute(self, statement: Union[str, sql.Composable], dbname: str = "postgres") -> None:
         """Run one statement as superuser, outside of a transaction."""
@@ -129,11 +130,7 @@ class Server:
         token = secrets.token_hex(4)
         database = Database(self, name=f"registry_{token}", owner=f"owner_{token}", password=secrets.token_hex(16))
         name, owner = sql.Identifier(database.name), sql.Identifier(database.owner)
-        self.execute(
-            sql.SQL("create role {} login {} password {}").format(
-                owner, sql.SQL(owner_options), sql.Literal(database.password)
-            )
-        )
+        self.execute(sql.SQL("create role {} login {} password {}").format(owner, sql.SQL(owner_options), sql.Literal(database.password)))
         try:
             self.execute(sql.SQL("create database {} owner {} template template0").format(name, owner))
             yield database
@@ -252,4 +249,5 @@ class Database:
 def _free_port(host: str) -> int:
     with socket.socket() as probe:
         probe.bind((host, 0))
-        return probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+        return port
