@@ -44,6 +44,8 @@ class ActionModule(ControllerAction):
             answer = engine.predicted(everything, rows, planned, seen["fingerprint"])
         else:
             answer = self.call({"release": release.encode(release.of(source, planned.versions(plan.APPLY, plan.REVERT)))})
+            if params["rehearse"] and not answer.get("failed"):
+                answer.update(engine.standing(everything, rows, seen["fingerprint"]))
         if self._task.diff and not answer.get("failed"):
             answer["diff"] = engine.diff(everything, answer)
         return answer

@@ -82,6 +82,18 @@ options:
     type: str
     default: each
     choices: [each, all]
+  rehearse:
+    description:
+      - Run everything that is pending and can run in a transaction for real, observe it, and roll it back. See RV(rehearsed).
+      - Changes nothing. Sequences that were advanced are put back only if nobody else is connected to the database, since a value
+        that somebody else took must not be given out again.
+    type: bool
+    default: false
+  create_schemas:
+    description: Schemas to make before the ledger, where they are missing, as sqlx 0.9's C(create-schemas).
+    type: list
+    elements: str
+    default: []
   lock_timeout:
     description: Seconds that a statement waits for a lock, and thereby holds up others. The transaction is tried again after a pause.
     type: float
@@ -98,6 +110,13 @@ options:
     description: Seconds to wait for another run of migrations on this database, sqlx's included.
     type: float
     default: 120.0
+  end_idle_lock_holder:
+    description:
+      - Seconds after which a session is ended that holds the lock of migrations and does nothing. V(0) ends none.
+      - An application whose migration through sqlx failed may keep the lock in its pool for ever. Such a session is idle, which a run
+        at work is for a few seconds at most, so a minute is safe. Needs the rights of that session's role, or C(pg_signal_backend).
+    type: float
+    default: 0.0
   allow_transaction_control:
     description: Whether files inside a transaction may begin, end or mark transactions themselves, as sqlx lets them.
     type: bool
@@ -260,6 +279,33 @@ dirty:
   returned: success
   type: list
   elements: int
+rehearsed:
+  description: What was rehearsed, in order.
+  returned: when O(rehearse) is true and something is pending
+  type: list
+  elements: dict
+  contains:
+    version:
+      description: The version.
+      type: int
+    description:
+      description: Its name, with spaces.
+      type: str
+    action:
+      description: V(apply) or V(revert).
+      type: str
+    not_rehearsed:
+      description: Why it was not rehearsed. Empty if it was.
+      type: str
+    duration:
+      description: Seconds that its statements took.
+      type: float
+    statements:
+      description:
+        - What each statement did. Its file, line and text, its duration in seconds, the number of rows that it changed, the strongest
+          lock that it took on each relation, the tables and indexes that it rewrote, and what the server said.
+      type: list
+      elements: dict
 waited_for:
   description: Seconds spent waiting for another run.
   returned: success
@@ -346,7 +392,11 @@ def main() -> None:
                 params["advisory_lock_timeout"],
                 params["allow_transaction_control"],
                 controller,
+                tuple(params["create_schemas"]),
+                params["end_idle_lock_holder"],
             )
+            if params["rehearse"]:
+                module.exit_json(changed=False, rehearsed=engine.rehearse(target, carried, version, policy, options, explain))
             answer = engine.migrate(target, carried, version, policy, options, explain)
     except ValueError as error:
         module.fail_json(msg=str(error))

@@ -142,6 +142,46 @@ def migrate(
         session.close()
 
 
+def rehearse(
+    target: Target,
+    release: Release,
+    wanted: t.Optional[int],
+    policy: plan.Policy = plan.DEFAULTS,
+    options: Options = DEFAULTS,
+    explain: plan.Explain = plan.unexplained,
+) -> t.List[Data]:
+    """Run for real what ``migrate`` would run, and roll it back.
+
+    :returns: for each migration what its statements did, or why it was not rehearsed.
+    :raises MigrationError: as migrate would.
+    """
+    with Session(target) as session:
+        executor = Executor(session, Ledger(session, options.ledger_table), release, wanted, policy, options, explain)
+        return [
+            {
+                "version": each.step.version,
+                "description": each.description,
+                "action": each.step.action,
+                "not_rehearsed": each.not_rehearsed,
+                "duration": round(sum(observed.seconds for observed in each.observed), 6),
+                "statements": [
+                    {
+                        "file": observed.file,
+                        "line": observed.line,
+                        "statement": observed.statement,
+                        "duration": round(observed.seconds, 6),
+                        "rows": observed.rows,
+                        "locks": observed.locks,
+                        "rewritten": list(observed.rewritten),
+                        "notices": list(observed.notices),
+                    }
+                    for observed in each.observed
+                ],
+            }
+            for each in executor.rehearse()
+        ]
+
+
 def _after(
     release: Release,
     rows: t.Sequence[plan.Row],

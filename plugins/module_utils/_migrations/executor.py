@@ -21,9 +21,10 @@ from .failure import Description, Where, describe
 from .history import BEGUN, DONE, FAILED, History
 from .ledger import Ledger
 from .lock import AdvisoryLock
+from .rehearsal import Rehearsal, Rehearsed
 from .release import Release
 from .sender import TRANSIENT, Sender, pause
-from .session import ServerError, Session
+from .session import ServerError, Session, identifier
 from .source import Migration, Script
 
 _UNIQUE_VIOLATION = "23505"
@@ -47,6 +48,8 @@ class Options(t.NamedTuple):
     advisory_lock_timeout: float = 120.0
     allow_transaction_control: bool = False
     controller: str = ""
+    create_schemas: t.Tuple[str, ...] = ()
+    end_idle_lock_holder: float = 0.0
 
 
 DEFAULTS = Options()
@@ -172,16 +175,34 @@ class Executor:
             if self._lock.held:
                 self._lock.release()
 
-    def _run(self) -> Outcome:
+    def rehearse(self) -> t.Tuple[Rehearsed, ...]:
+        """Take the lock, plan under it, run every step in one transaction, and roll it back.
+
+        :raises MigrationError: if a step fails, as it would in earnest.
+        """
+        try:
+            with self._reported(Where()):
+                _rows, planned, _waited = self._plan()
+                return tuple(Rehearsal(self._sender, self._release).run(planned))
+        finally:
+            self._sender.close()
+            if self._lock.held:
+                self._lock.release()
+
+    def _plan(self) -> t.Tuple[t.List[plan.Row], plan.Plan, float]:
         self._session.must_be_writable()
-        waited = self._lock.acquire(self._options.advisory_lock_timeout)
+        waited = self._lock.acquire(self._options.advisory_lock_timeout, self._options.end_idle_lock_holder)
         # Whoever held the lock before may have made the ledger.
         self._ledger.resolve()
         rows = read_rows(self._session, self._ledger)
         planned = plan.make(self._release.files, self._release.only_down, rows, self._wanted, self._policy, self._explain)
+        self._require_scripts(planned)
+        return rows, planned, waited
+
+    def _run(self) -> Outcome:
+        rows, planned, waited = self._plan()
         before = None
         if planned.steps:
-            self._require_scripts(planned)
             self._make_tables()
             before = fingerprint.take(self._session, self._ledger.name).digest
             if self._together:
@@ -191,6 +212,8 @@ class Executor:
         return Outcome(tuple(rows), planned, self.done, waited, before)
 
     def _make_tables(self) -> None:
+        for schema in self._options.create_schemas:
+            self._session.run("create schema if not exists " + identifier(schema))
         if not self._ledger.exists:
             self._ledger.create()
         self._history = History(self._session, self._ledger, self._release.digest, self._options.controller)

@@ -37,15 +37,19 @@ class Description(t.NamedTuple):
     details: t.Dict[str, t.Any]
 
 
-def describe(error: t.Any, where: Where, sender: Sender, seconds: float, may_retrace: bool) -> Description:
-    """Describe what the server reported; an open transaction is rolled back.
+def describe(
+    error: t.Any, where: Where, sender: Sender, seconds: float, may_retrace: bool, keep_transaction: bool = False
+) -> Description:
+    """Describe what the server reported.
 
     :param error: psycopg2's exception.
     :param seconds: how long it took to fail.
     :param may_retrace: whether the script stands alone in its transaction, so that it can be run again and rolled back.
+    :param keep_transaction: whether the caller goes on in an open transaction, which is rolled back otherwise.
     """
     blockers = sender.blockers
-    sender.session.rollback()
+    if not keep_transaction:
+        sender.session.rollback()
     details: t.Dict[str, t.Any] = {"sqlstate": error.pgcode, "message": (error.diag.message_primary or str(error)).strip()}
     for key in ("message_detail", "message_hint", "context"):
         if getattr(error.diag, key):

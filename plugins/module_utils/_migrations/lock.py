@@ -71,10 +71,11 @@ class AdvisoryLock:
         self.aside = False
         """Whether sqlx's key is given up for the while."""
 
-    def acquire(self, timeout: float) -> float:
+    def acquire(self, timeout: float, end_idle_after: float = 0.0) -> float:
         """Take both keys, asking again and again; nothing ever waits inside the server.
 
         :param timeout: seconds.
+        :param end_idle_after: seconds after which a holder that does nothing is ended; 0 never ends one.
         :returns: seconds waited.
         :raises LockError: naming who holds a key.
         """
@@ -84,6 +85,8 @@ class AdvisoryLock:
             waited = time.monotonic() - began
             if waited >= timeout:
                 raise self._refused(waited)
+            if end_idle_after and self._end_idle(end_idle_after):
+                continue
             time.sleep(min(pause * random.uniform(0.8, 1.2), max(timeout - waited, 0.01)))
             pause = min(pause * 1.5, _PAUSE_MAX)
         self.held = True
@@ -96,6 +99,16 @@ class AdvisoryLock:
                 " else not pg_advisory_unlock({0}) end".format(self._shared, self._own)
             )
         )
+
+    def _end_idle(self, after: float) -> bool:
+        """End holders that have been idle for so many seconds; whether there was one."""
+        ended = self._session.rows(
+            "select pg_terminate_backend(a.pid) from pg_locks l join pg_stat_activity a using (pid)"
+            " where l.pid <> pg_backend_pid() and a.state = 'idle' and a.state_change < now() - interval '{0} seconds' and {1}".format(
+                after, self._mine
+            )
+        )
+        return bool(ended)
 
     def step_aside(self) -> None:
         """Give up sqlx's key but not ours; the dirty row keeps sqlx out meanwhile."""
@@ -148,7 +161,7 @@ class AdvisoryLock:
         if any(holder.state == "idle" for holder in holders):
             advice = (
                 "An idle session keeps the lock: an application whose sqlx migration failed leaves it behind"
-                " in its pool. End that session (select pg_terminate_backend(pid)) or restart the application, then run again."
+                " in its pool. End that session (select pg_terminate_backend(pid)) or restart the application, then run again; end_idle_lock_holder does it for you."
             )
         return LockError(
             "Another migration run has held the lock for {0:.0f} s: {1}.".format(waited, who),

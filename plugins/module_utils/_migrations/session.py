@@ -16,11 +16,12 @@ from .errors import ConnectionFailed
 try:
     import psycopg2
     import psycopg2.extensions
-
-    ServerError: t.Any = psycopg2.Error
 except ImportError:
-    psycopg2 = None
-    ServerError = Exception
+    HAS_PSYCOPG2 = False
+    ServerError: t.Any = Exception
+else:
+    HAS_PSYCOPG2 = True
+    ServerError = psycopg2.Error
 
 # What sqlx sets at connection (sqlx-postgres/src/connection/establish.rs); a literal timestamp in a migration depends on it.
 _SQLX_SETTINGS = {"DateStyle": "ISO, MDY", "TimeZone": "UTC", "extra_float_digits": "2", "client_encoding": "UTF8"}
@@ -77,7 +78,7 @@ class Session:
     """
 
     def __init__(self, target: Target) -> None:
-        if psycopg2 is None:
+        if not HAS_PSYCOPG2:
             raise ConnectionFailed(
                 "The Python on this host has no psycopg2.", recovery="Install python3-psycopg2 on the host and run again."
             )
