@@ -267,9 +267,12 @@ class Executor:
                     self._outside(step, migration, script)
                 else:
                     self._inside(step, migration, script)
+        last = self._unconfirmed
         try:
             self._begin("")
         except ServerError:
+            if last is None or last.done not in self._done:
+                raise
             # Committed: only the answer was lost, and the session with it.
             self._session = self._reconnect()
             self._ledger = Ledger(self._session, self._ledger.name.sql)
@@ -318,6 +321,9 @@ class Executor:
                 self._sender.send(("" if self._session.in_transaction else "begin;") + "savepoint " + _SAVEPOINT)
                 self._sender.send(migration.verify.content)
             closing = "rollback to {0};".format(_SAVEPOINT)
+        if not self._together:
+            # Deferred triggers run with the settings of their file; what this sets lasts as long as the transaction.
+            closing += "set constraints all immediate;"
         seconds = time.monotonic() - began
         closing += self._session.reset + self._rows(step, migration, seconds)
         done = Done(step, migration.description, migration.checksum, seconds, self._notices())

@@ -179,6 +179,11 @@ class Session:
             # The server takes a file without a statement, psycopg2 alone objects.
             if error.pgcode or "empty query" not in str(error):
                 raise
+        except psycopg2.Error as error:
+            # What has no SQLSTATE does not come from the server. psycopg2 may notice only at the next message that it is gone.
+            if error.pgcode is None or error.diag.severity_nonlocalized in ("FATAL", "PANIC"):
+                self.close()
+            raise
 
     def rows(self, sql: str) -> t.List[t.Tuple[t.Any, ...]]:
         """Send one message and return the rows of its last statement."""
