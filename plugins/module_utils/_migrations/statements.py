@@ -14,33 +14,42 @@ and parentheses are tracked as psql does (``src/fe_utils/psqlscan.l``).
 from __future__ import annotations
 
 import re
+import string
 import typing as t
 
 # Enough to classify any statement and to read the names in a CREATE INDEX.
 _HEAD_TOKENS = 24
 
+# PostgreSQL's white space; `\s` would take in what it counts as letters, the no-break space say.
+_SPACE = r"[ \t\n\r\f\v]"
+_LETTERS = r"A-Za-z_\x80-\U0010ffff"
+
 _TOKEN = re.compile(
     r"""
-      (?P<space>   \s+ | --[^\n\r]* )
+      (?P<space>   {space}+ | --[^\n\r]* )
     | (?P<comment> /\* )
-    | (?P<escape>  [eE]'(?:[^'\\]|''|\\.)*' )
-    | (?P<string>  (?:[uU]&|[bBxXnN])?'[^']*' )
-    | (?P<quoted>  (?:[uU]&)?"(?:[^"]|"")*" )
-    | (?P<dollar>  \$(?:[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*)?\$ )
-    | (?P<word>    [A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]* )
+    | (?P<escape>  [eE]' )
+    | (?P<string>  (?:[uU]&|[bBxXnN])?'[^']*(?:''[^']*)*'(?!') )
+    | (?P<quoted>  (?:[uU]&)?"[^"]*(?:""[^"]*)*"(?!") )
+    | (?P<quote>   (?:[uU]&|[bBxXnN])?['"] )
+    | (?P<dollar>  \$(?:[{letters}][{letters}0-9]*)?\$ )
+    | (?P<word>    [{letters}][{letters}0-9$]* )
     | (?P<number>  [0-9]+(?:\.[0-9]+)? | \$[0-9]+ )
-    | (?P<open>    [(\[] )
-    | (?P<close>   [)\]] )
+    | (?P<open>    \( )
+    | (?P<close>   \) )
     | (?P<end>     ; )
     | (?P<psql>    \\ )
-    | (?P<unclosed> ['"] )
     | (?P<other>   . )
-    """,
+    """.format(space=_SPACE, letters=_LETTERS),
     re.VERBOSE | re.DOTALL,
 )
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
+_ESCAPE_REST = re.compile(r"[^'\\]*(?:(?:''|\\.)[^'\\]*)*'(?!')", re.DOTALL)
 # An E'' string goes on, escapes included, in a further quote after a line break (scan.l: quotecontinue).
-_ESCAPE_CONTINUED = re.compile(r"(?:[ \t\f\v]|--[^\n\r]*)*[\n\r](?:\s|--[^\n\r]*[\n\r])*'(?:[^'\\]|''|\\.)*'", re.DOTALL)
+_ESCAPE_GOES_ON = re.compile(r"[ \t\f\v]*(?:--[^\n\r]*)?[\n\r](?:{0}|--[^\n\r]*[\n\r])*'".format(_SPACE))
+
+# PostgreSQL folds these only (downcase_identifier, in UTF-8).
+_FOLD = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 class StatementError(ValueError):
@@ -91,7 +100,7 @@ def scan(sql: str) -> t.Iterator[Statement]:
     at = 0
     start, stop = -1, 0  # of the statement so far, -1: none yet
     depth = 0  # of parentheses
-    atomic = 0  # of BEGIN ATOMIC and the CASEs inside it
+    atomic = 0  # of BEGIN ATOMIC
     head: t.List[str] = []
     last = ""  # token
 
@@ -101,24 +110,18 @@ def scan(sql: str) -> t.Iterator[Statement]:
     while at < size:
         match = _TOKEN.match(sql, at)
         assert match  # `other` takes any character
-        kind, begin, at = match.lastgroup, at, match.end()
+        kind, begin, at = match.lastgroup or "", at, match.end()
+        token = match.group()
         if kind == "space":
             continue
-        if kind == "comment":
-            at = _comment_end(sql, at, here(begin))
-            continue
-        if kind == "escape":
-            at = _escape_end(sql, at)
-        elif kind == "dollar":
-            closing = sql.find(match.group(), at)
-            if closing < 0:
-                raise StatementError("the dollar quote {0} is never closed".format(match.group()), here(begin))
-            at = closing + len(match.group())
-        elif kind == "unclosed":
-            raise StatementError("the quote {0} is never closed".format(match.group()), here(begin))
+        if kind in _CLOSERS:
+            at = _CLOSERS[kind](sql, at, token)
+            if at < 0:
+                raise StatementError("the {0} {1} is never closed".format(_OPENED.get(kind, "quote"), token), here(begin))
+            if kind == "comment":
+                continue
         elif kind == "psql":
-            command = sql[begin:].split(None, 1)[0]
-            raise StatementError("{0} is a command of psql, which the server does not know".format(command), here(begin))
+            raise StatementError("{0} is a command of psql, which the server does not know".format(_word(sql, begin)), here(begin))
         elif kind == "open":
             depth += 1
         elif kind == "close":
@@ -126,51 +129,69 @@ def scan(sql: str) -> t.Iterator[Statement]:
         elif kind == "end" and depth == 0 and atomic == 0:
             if start >= 0:
                 line, counted = here(start), start
-                yield _statement(sql, start, stop, line, head)
+                yield Statement(sql[start:stop], start, line, tuple(head))
             start, head, last = -1, [], ""
             continue
 
-        token = match.group()
         if start < 0:
             start = begin
         stop = at
         if kind == "word":
-            token = token.lower()
-            if depth == 0 and last not in ("as", "."):
-                if atomic:
-                    atomic += {"case": 1, "end": -1}.get(token, 0)
-                elif token == "atomic" and last == "begin" and head[0] == "create":
-                    atomic = 1
+            token = token.translate(_FOLD)
+            if depth == 0:
+                if token == "atomic" and last == "begin" and _ROUTINES.intersection(head[1:4]):
+                    atomic += 1
+                elif token == "end" and atomic and last in (";", "atomic"):
+                    # The END of a CASE never stands here.
+                    atomic -= 1
+                elif token in ("stdin", "stdout") and last in ("from", "to") and head[0] == "copy":
+                    raise StatementError("COPY through the client needs psql; use INSERT, or a file on the server", here(start))
         if len(head) < _HEAD_TOKENS:
             head.append(token)
         last = token
 
     if start >= 0:
-        yield _statement(sql, start, stop, here(start), head)
+        yield Statement(sql[start:stop], start, here(start), tuple(head))
 
 
-def _statement(sql: str, start: int, stop: int, line: int, head: t.Sequence[str]) -> Statement:
-    statement = Statement(sql[start:stop], start, line, tuple(head))
-    if head[0] == "copy" and re.search(r"\b(?:from\s+stdin|to\s+stdout)\b", statement.text, re.IGNORECASE):
-        raise StatementError("COPY through the client needs psql; use INSERT, or a file on the server", line)
-    return statement
+def _word(sql: str, at: int) -> str:
+    return sql[at : at + 40].split(None, 1)[0]
 
 
-def _comment_end(sql: str, at: int, line: int) -> int:
+def _comment_end(sql: str, at: int, _opening: str) -> int:
     depth = 1
     for edge in _COMMENT_EDGE.finditer(sql, at):
         depth += 1 if edge.group() == "/*" else -1
         if depth == 0:
             return edge.end()
-    raise StatementError("the comment /* is never closed", line)
+    return -1
 
 
-def _escape_end(sql: str, at: int) -> int:
+def _escape_end(sql: str, at: int, _opening: str) -> int:
     while True:
-        more = _ESCAPE_CONTINUED.match(sql, at)
+        rest = _ESCAPE_REST.match(sql, at)
+        if not rest:
+            return -1
+        more = _ESCAPE_GOES_ON.match(sql, rest.end())
         if not more:
-            return at
+            return rest.end()
         at = more.end()
+
+
+def _dollar_end(sql: str, at: int, opening: str) -> int:
+    closing = sql.find(opening, at)
+    return closing + len(opening) if closing >= 0 else -1
+
+
+# Where that ends which such a token opens; -1: nowhere. A `quote` is one that no whole string began with.
+_CLOSERS: t.Dict[str, t.Callable[[str, int, str], int]] = {
+    "comment": _comment_end,
+    "escape": _escape_end,
+    "dollar": _dollar_end,
+    "quote": lambda sql, at, opening: -1,
+}
+_OPENED = {"comment": "comment", "dollar": "dollar quote"}
+_ROUTINES = frozenset(("function", "procedure"))
 
 
 # What PostgreSQL refuses inside a transaction block (PreventInTransactionBlock), by its first words.
@@ -193,25 +214,34 @@ _OUTSIDE_ONLY = (
 
 
 def outside_transaction(statement: Statement) -> bool:
-    """Whether PostgreSQL runs this statement only outside a transaction block."""
+    """Whether PostgreSQL runs this statement only outside a transaction block, as far as its words tell.
+
+    (REINDEX and CLUSTER of one table are refused there too if it is partitioned, which only the catalogue knows.)
+    """
     head = statement.head
+    if head[1:2] == ("(",) and ")" in head:
+        # REINDEX (VERBOSE) SCHEMA ...
+        head = head[:1] + head[head.index(")") + 1 :]
     if any(head[: len(words)] == words for words in _OUTSIDE_ONLY):
         return True
-    if head[0] in ("create", "drop", "reindex") and "concurrently" in head:
+    if head[0] in ("create", "drop", "reindex") and "concurrently" in statement.head:
         return True
     if head[:2] == ("alter", "database") and "tablespace" in head:
         return True
     if head[:2] == ("alter", "table") and "detach" in head and "concurrently" in head:
         return True
-    return head == ("cluster",)
+    if head[:2] == ("alter", "subscription") and "publication" in head:
+        return True
+    return head in (("cluster",), ("cluster", "verbose"))
 
 
 _TRANSACTION_CONTROL = frozenset(("begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release"))
 
 
 def controls_transaction(statement: Statement) -> bool:
-    """Whether the statement begins, ends or marks a transaction."""
-    return statement.head[0] in _TRANSACTION_CONTROL or statement.head[:2] == ("prepare", "transaction")
+    """Whether the statement begins, ends or marks the transaction around it (COMMIT PREPARED is about another one)."""
+    head = statement.head
+    return (head[0] in _TRANSACTION_CONTROL and head[1:2] != ("prepared",)) or head[:2] == ("prepare", "transaction")
 
 
 class IndexBuild(t.NamedTuple):
