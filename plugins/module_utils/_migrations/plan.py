@@ -225,8 +225,9 @@ def _check_checksums(
     changed = []
     for version, row in sorted(ledger.items()):
         file = by_version.get(version)
-        # A file that was interrupted may be corrected; whether what ran of it is still its beginning, the executor checks.
-        if file is None or file.checksum == row.checksum or (not row.success and file.no_transaction):
+        # A file that was interrupted may be corrected: _continue_interrupted judges whether it can be resumed, and the
+        # executor whether what ran of it is still its beginning.
+        if file is None or file.checksum == row.checksum or not row.success:
             continue
         hint = explain(version, row.checksum)
         changed.append(
@@ -280,7 +281,7 @@ def _continue_interrupted(
                 "Version {0} is recorded as begun but not finished (success = false), and its file cannot be resumed.".format(version),
                 {"dirty": version},
                 "Nothing was changed. Find out what of the migration is in the database and undo it by hand, "
-                "then name the version in repair: its row is removed and the file runs again.",
+                "then name the version in repair, with its file at hand: its row is removed and the file runs again.",
             )
         if not row.reverting and target is not None and version > target:
             raise PlanError(
@@ -311,9 +312,9 @@ def _check_way_back(
     stuck = [version for version in backward if version not in by_version or not by_version[version].reversible]
     if stuck:
         raise PlanError(
-            "No way back to {0}: there is no down script for {1}.".format(target, _list(stuck)),
+            "No way back to {0}: a down script, or the up script beside it, is not there for {1}.".format(target, _list(stuck)),
             {"irreversible": sorted(stuck)},
-            "Nothing was changed. Add the down scripts, or choose version {0} or later.".format(max(stuck)),
+            "Nothing was changed. Add these scripts, or choose version {0} or later.".format(max(stuck)),
         )
 
 
