@@ -88,9 +88,12 @@ def read(
 
     proofs: t.Dict[int, t.Tuple[names.FileName, Script]] = {}
     if verify:
+        complete = not problems  # otherwise a file of `ups` may be lacking
         for name, script in _scripts(verify, read_file, problems):
             _place(proofs, name, script, problems)
-            if name.version not in ups and not problems:
+            if name.kind != names.SIMPLE:
+                problems.append("{0}: a verification script is named <version>_<name>.sql".format(script.path))
+            if name.version not in ups and complete:
                 problems.append("{0}: verifies version {1}, which has no migration".format(script.path, name.version))
     if problems:
         raise SourceError("The migration files cannot be used:\n  " + "\n  ".join(problems), {"problems": problems})
