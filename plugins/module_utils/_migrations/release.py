@@ -30,10 +30,11 @@ class Release(t.NamedTuple):
 
 def of(source: Source, versions: t.Optional[t.Collection[int]] = None) -> Release:
     """The release of a source, with the SQL of the given versions only, or of all."""
+    wanted = None if versions is None else frozenset(versions)
     return Release(
         tuple(_file(migration) for migration in source.migrations),
         source.only_down,
-        {each.version: each for each in source.migrations if versions is None or each.version in versions},
+        {each.version: each for each in source.migrations if wanted is None or each.version in wanted},
     )
 
 
