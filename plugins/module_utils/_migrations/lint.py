@@ -29,7 +29,8 @@ RULES = {
     "squawk": WARNING,
 }
 
-_MARKER = re.compile(r"[ \t\ufeff]*--[ \t]*no[-_ ]transaction\b", re.IGNORECASE)
+# Without hyphen it may be a sentence that goes on.
+_MARKER = re.compile(r"[ \t\ufeff]*--[ \t]*(?:no[-_]transaction\b|no[ ]?transaction[ \t\r]*$)", re.IGNORECASE)
 _VOLATILE = re.compile(
     r"\b(?:now|clock_timestamp|statement_timestamp|transaction_timestamp|timeofday|random|gen_random_uuid|uuid_generate_v4)\s*\("
     r"|\b(?:current_timestamp|current_date|current_time|localtimestamp|localtime|current_user|session_user)\b",
