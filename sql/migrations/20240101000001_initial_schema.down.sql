@@ -52,7 +52,7 @@ begin
     -- Memberships would vanish with the role without a word; its maker's own (since PostgreSQL 16) may.
     if exists (
         select from pg_catalog.pg_auth_members
-        where roleid = readonly and member <> current_user::regrole or member = readonly
+        where roleid = readonly and member <> quote_ident(current_user)::regrole or member = readonly
     ) then
         raise notice 'role schema_registry_readonly stays: it has members, or is one';
         return;

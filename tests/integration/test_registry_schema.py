@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import closing
+from dataclasses import replace
 from typing import Iterator, Set
 
 import psycopg2
@@ -126,6 +127,20 @@ def test_the_last_database_takes_its_role_along(no_role: None, server: Server) -
         one.psql(registry.up(INITIAL))
         one.psql(registry.down(INITIAL))
         assert not exists(one, READONLY)
+
+
+def test_an_unusual_name_of_the_owner_is_no_matter(no_role: None, server: Server) -> None:
+    with server.database(owner_options="createrole") as database:
+        server.execute(f'alter role {database.owner} rename to "Öwner of ""{database.owner}"""')
+        try:
+            named = replace(database, owner=f'Öwner of "{database.owner}"')
+            before = surroundings(named)
+            registry.migrate(named)
+            for name in reversed(registry.NAMES):
+                named.psql(registry.down(name))
+            assert surroundings(named) == before
+        finally:
+            server.execute(f'alter role "Öwner of ""{database.owner}""" rename to {database.owner}')
 
 
 def test_a_role_with_members_stays(no_role: None, server: Server) -> None:

@@ -22,6 +22,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 import psycopg2
 from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import make_dsn
 
 INSTALLATIONS = Path("/usr/lib/postgresql")
 SUPERUSER = "postgres"
@@ -109,7 +110,7 @@ class Server:
 
     def dsn(self, dbname: str = "postgres", user: str = SUPERUSER) -> str:
         """A libpq connection string by the socket, where every role is trusted."""
-        return f"host={self.socket_directory} port={self.port} dbname={dbname} user={user}"
+        return make_dsn(host=str(self.socket_directory), port=self.port, dbname=dbname, user=user)
 
     def connect(self, dbname: str = "postgres", user: str = SUPERUSER, **options: Any) -> Connection:
         connection: Connection = psycopg2.connect(self.dsn(dbname, user), **options)
