@@ -398,6 +398,8 @@ class Executor:
             self._sender.send(self._session.reset)
             self._sender.send("begin;" + self._rows(step, migration, seconds) + "commit")
         self._done.append(Done(step, migration.description, migration.checksum, seconds, self._notices()))
+        if b"advisory" in script.content.lower():
+            self._check_lock(step)
 
     def _claim_unfinished(self, step: plan.Step, migration: Migration) -> str:
         if step.action == plan.REVERT:

@@ -79,9 +79,14 @@ class AdvisoryLock:
         :returns: seconds waited.
         :raises LockError: naming who holds a key.
         """
+        waited = self._wait(self._try, timeout, end_idle_after)
+        self.held, self.aside = True, False
+        return waited
+
+    def _wait(self, attempt: t.Callable[[], bool], timeout: float, end_idle_after: float = 0.0) -> float:
         began = time.monotonic()
         pause = _PAUSE_MIN
-        while not self._try():
+        while not attempt():
             waited = time.monotonic() - began
             if waited >= timeout:
                 raise self._refused(waited)
@@ -89,7 +94,6 @@ class AdvisoryLock:
                 continue
             time.sleep(min(pause * random.uniform(0.8, 1.2), max(timeout - waited, 0.01)))
             pause = min(pause * 1.5, _PAUSE_MAX)
-        self.held = True
         return time.monotonic() - began
 
     def _try(self) -> bool:
@@ -116,13 +120,12 @@ class AdvisoryLock:
         self.aside = True
 
     def step_back(self, timeout: float) -> None:
-        """Take sqlx's key again.
+        """Take sqlx's key again; ours was kept, so no other run of ours came between.
 
         :raises LockError: naming who holds it.
         """
-        self._session.run("select pg_advisory_unlock({0})".format(self._own))
-        self.aside = self.held = False
-        self.acquire(timeout)
+        self._wait(lambda: bool(self._session.value("select pg_try_advisory_lock({0})".format(self._shared))), timeout)
+        self.aside = False
 
     def still_ours(self) -> bool:
         """Whether a migration has not dropped the locks (``pg_advisory_unlock_all``, ``discard all``)."""
