@@ -377,8 +377,9 @@ class Executor:
         if step.resume:
             self._begin("")
             finished = outside.finished(self._history, step.version, script, parts)
+            interrupted = not self._history.failed(step.version)
         else:
-            finished = 0
+            finished, interrupted = 0, False
             with self._reported(where):
                 if not self._sender.patiently(lambda: self._claim(step, migration, self._claim_unfinished(step, migration))):
                     return
@@ -387,7 +388,7 @@ class Executor:
         for position in range(finished, len(parts)):
             with self._reported(where._replace(statement=parts[position])):
                 outside.run(
-                    self._sender, self._history, step.version, position, parts[position], step.resume and position == finished
+                    self._sender, self._history, step.version, position, parts[position], interrupted and position == finished
                 )
         if migration.verify and step.action == plan.APPLY:
             with self._reported(Where(step, migration.verify, _NOT_VERIFIED)):

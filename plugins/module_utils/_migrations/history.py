@@ -104,6 +104,13 @@ class History:
             )
         )
 
+    def failed(self, version: int) -> bool:
+        """Whether the last that is known of a version is an error, and not that the run was cut off."""
+        outcomes = self._session.rows(
+            "select outcome from {0} where version = {1} order by at desc limit 1".format(self.table.sql, version)
+        )
+        return outcomes == [(FAILED,)]
+
     def finished_statements(self, version: int) -> t.List[bytes]:
         """Digests of the statements that ran since the version's file was begun, in their order."""
         return [
