@@ -9,6 +9,7 @@ from the side table which statements are done, and goes on with the next.
 
 from __future__ import annotations
 
+import re
 import typing as t
 
 from . import statements
@@ -17,6 +18,8 @@ from .history import DONE, STATEMENT, History, statement_digest
 from .sender import DEADLOCK, Sender
 from .session import identifier, literal, milliseconds
 from .source import Script
+
+_COMMIT = re.compile(r"\b(?:commit|rollback)\b", re.IGNORECASE)
 
 
 def finished(history: History, version: int, script: Script, parts: t.Sequence[statements.Statement]) -> int:
@@ -53,8 +56,16 @@ def run(sender: Sender, history: History, version: int, position: int, statement
     if statements.outside_transaction(statement):
         sender.patiently(lambda: _alone(sender, statement, interrupted), (DEADLOCK,))
         sender.send(record)
+    elif _may_commit(statement):
+        # Not tried again: what it committed before it failed may be anything.
+        sender.in_turn(statement.text, record)
     else:
         sender.patiently(lambda: sender.in_turn("begin", statement.text, record + "commit"))
+
+
+def _may_commit(statement: statements.Statement) -> bool:
+    """Whether a statement may end the transaction around it, which only one that PostgreSQL began for it allows."""
+    return statement.head[0] == "call" or (statement.head[0] == "do" and bool(_COMMIT.search(statement.text)))
 
 
 def _alone(sender: Sender, statement: statements.Statement, interrupted: bool) -> None:
@@ -64,17 +75,18 @@ def _alone(sender: Sender, statement: statements.Statement, interrupted: bool) -
     if valid and interrupted:
         # It was built, and the run cut off before it could say so.
         return
-    if valid is False:
-        assert build
-        sender.send("drop index concurrently " + _index_name(sender, build))
     # Such a statement waits for others without holding anybody up, so it gets the time of all tries at once.
     timeout = sender.session.target.lock_timeout
     sender.send("set lock_timeout = {0}".format(milliseconds(timeout * (sender.retries + 1))))
     try:
+        if valid is False:
+            assert build
+            sender.send("drop index concurrently " + _index_name(sender, build))
         sender.send(statement.text)
     finally:
         if not sender.session.lost:
-            sender.send("set lock_timeout = {0}".format(milliseconds(timeout)))
+            # Not by send, which would forget who blocked.
+            sender.session.run("set lock_timeout = {0}".format(milliseconds(timeout)))
 
 
 def _index_valid(sender: Sender, build: t.Optional[statements.IndexBuild]) -> t.Optional[bool]:
