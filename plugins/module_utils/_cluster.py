@@ -42,4 +42,5 @@ def as_owner(module: AnsibleModule, command: t.List[str], data: t.Optional[str] 
     Modules of this collection run as root, and the server's programs refuse to. setpriv (util-linux) needs no PAM session.
     """
     setpriv = ["setpriv", "--reuid=" + OWNER, "--regid=" + OWNER, "--init-groups", "--reset-env"]
-    return module.run_command(setpriv + command, data=data, cwd="/", environ_update={"LC_ALL": "C", "LANGUAGE": "C"})
+    rc, out, err = module.run_command(setpriv + command, data=data, cwd="/", environ_update={"LC_ALL": "C", "LANGUAGE": "C"})
+    return rc, out, err

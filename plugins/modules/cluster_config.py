@@ -102,7 +102,6 @@ import tempfile
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.schema_registry.postgresql.plugins.module_utils import _cluster
 
 # As postgresql-common has it: everybody's psql looks up a cluster's port in the settings.
@@ -140,19 +139,17 @@ class Scratch:
                 stream.write(text)
         self.data = os.path.join(root, "data")
         os.mkdir(self.data, 0o700)
-        for path, directories, names in os.walk(root):
-            for name in [""] + names:
+        for path, _directories, names in os.walk(root):
+            for name in ["", *names]:
                 shutil.chown(os.path.join(path, name), _cluster.OWNER, _cluster.OWNER)
 
     def run(self, name: str, *arguments: str, data: t.Optional[str] = None) -> t.Tuple[int, str, str]:
         """Run one of the server's programs."""
-        return _cluster.as_owner(self.module, [_cluster.program(self.version, name)] + list(arguments), data)
+        return _cluster.as_owner(self.module, [_cluster.program(self.version, name), *list(arguments)], data)
 
     def check_settings(self) -> None:
         """Read all settings as the next start of the server would."""
-        rc, out, err = self.run(
-            "postgres", "-C", "shared_preload_libraries", "-D", self.data, "--config-file=%s/postgresql.conf" % self.directory
-        )
+        rc, out, err = self.run("postgres", "-C", "shared_preload_libraries", "-D", self.data, "--config-file=%s/postgresql.conf" % self.directory)
         if rc:
             lines = [re.sub(r"^.*?\[\d+\] *", "", line) for line in err.splitlines()]
             raise Invalid("; ".join(lines).replace(self.directory, self.live))

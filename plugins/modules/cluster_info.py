@@ -217,7 +217,6 @@ import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.schema_registry.postgresql.plugins.module_utils import _cluster
 
 STATE = """
@@ -286,7 +285,7 @@ def get_packages(module: AnsibleModule, names: t.List[str]) -> t.Dict[str, str]:
     found = dict.fromkeys(names, "")
     query = module.get_bin_path("dpkg-query")
     if query and names:
-        out = module.run_command([query, "-W", "-f", "${db:Status-Status} ${Package} ${Version}\n"] + names)[1]
+        out = module.run_command([query, "-W", "-f", "${db:Status-Status} ${Package} ${Version}\n", *names])[1]
         found.update((line[1], line[2]) for line in map(str.split, out.splitlines()) if line[0] == "installed" and len(line) == 3)
     return found
 
@@ -323,7 +322,8 @@ def get_starts_at_boot(module: AnsibleModule, directory: str, version: str, name
     if words != ["auto"] or not systemd:
         return words == ["auto"]
     unit = "postgresql@%s-%s.service" % (version, name)
-    return module.run_command(["systemctl", "is-enabled", "--quiet", unit])[0] == 0
+    rc, _out, _err = module.run_command(["systemctl", "is-enabled", "--quiet", unit])
+    return bool(rc == 0)
 
 
 def get_tls_problem(files: t.List[str]) -> str:
@@ -356,13 +356,11 @@ def get_tls_problem(files: t.List[str]) -> str:
 def get_live(module: AnsibleModule, version: str, host: str, port: str) -> t.Tuple[str, t.Dict[str, t.Any]]:
     """What the running server says of itself, or what it says instead."""
     psql = [_cluster.program(version, "psql"), "-XAtq", "-v", "ON_ERROR_STOP=1", "-h", host, "-p", port, "-U", _cluster.OWNER]
-    rc, out, err = _cluster.as_owner(module, psql + ["-w", "-d", "postgres", "-c", STATE])
+    rc, out, err = _cluster.as_owner(module, [*psql, "-w", "-d", "postgres", "-c", STATE])
     return ("", json.loads(out)) if rc == 0 else (err.strip(), {})
 
 
-def get_cluster(
-    module: AnsibleModule, version: str, systemd: bool, clusters: t.List[t.Dict[str, t.Any]], tls_files: t.List[str]
-) -> t.Dict[str, t.Any]:
+def get_cluster(module: AnsibleModule, version: str, systemd: bool, clusters: t.List[t.Dict[str, t.Any]], tls_files: t.List[str]) -> t.Dict[str, t.Any]:
     """The state of the cluster in question."""
     name = module.params["cluster"]
     known = [c for c in clusters if (c["version"], c["cluster"]) == (version, name)]
@@ -392,7 +390,7 @@ def get_cluster(
         state["accepting"] = not state["problem"]
         if live:
             loaded_at = float(live.pop("loaded_at"))
-            state.update(live, stale=loaded_at < modified_at(_cluster.owned_files(directory) + [directory + "/conf.d"] + tls_files))
+            state.update(live, stale=loaded_at < modified_at([*_cluster.owned_files(directory), directory + "/conf.d", *tls_files]))
     return state
 
 
