@@ -1,0 +1,99 @@
+"""What a run costs in messages and module executions. Both are counted from outside, and neither depends on the machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, Iterator, List
+
+import pytest
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import engine
+from support.migrations import LEDGER, Release
+from support.playbooks import Playbooks
+from support.relay import Relay
+
+MIGRATION = "schema_registry.postgresql.migration"
+MIGRATION_INFO = "schema_registry.postgresql.migration_info"
+
+
+@pytest.fixture
+def relay(release: Release) -> Iterator[Relay]:
+    with Relay(release.database.server) as listening:
+        yield listening
+
+
+def through(relay: Relay) -> Dict[str, Any]:
+    """Connection parameters that lead over the relay."""
+    return {"parameters": {"host": str(relay.directory)}}
+
+
+def sent(relay: Relay) -> List[str]:
+    """What was sent since the last call."""
+    messages = relay.messages
+    relay.conversations.clear()
+    return messages
+
+
+def test_two_messages_a_migration(release: Release, relay: Relay) -> None:
+    release.add_tables(1, 5)
+    answer = release.migrate(**through(relay))
+    first = sent(relay)
+    assert len(first) == answer["messages"]
+
+    release.migrate(0, allow_revert=True, **through(relay))
+    back = len(sent(relay))
+    release.migrate(**through(relay))
+    five = len(sent(relay))
+    release.migrate(0, allow_revert=True)
+    release.add_tables(6, 25)
+    release.migrate(**through(relay))
+    assert len(sent(relay)) == five + 2 * 20
+    release.migrate(0, allow_revert=True, **through(relay))
+    assert len(sent(relay)) == back + 2 * 20
+
+
+def test_three_messages_where_nothing_is_pending(release: Release, relay: Relay) -> None:
+    release.add_tables(1, 5)
+    release.migrate()
+    answer = engine.look(release.target(**through(relay)), LEDGER, release.read().release)
+    assert answer["rows"] is None
+    (conversation,) = relay.conversations
+    assert len(conversation) == 3
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "executions"),
+    [
+        (MIGRATION, (), 2),
+        (MIGRATION, ("--check", "--diff"), 1),
+        (MIGRATION_INFO, (), 1),
+    ],
+    ids=["apply", "check", "info"],
+)
+def test_module_executions(release: Release, tmp_path: Path, module: str, arguments: List[str], executions: int) -> None:
+    release.add_tables(1, 5)
+    playbooks = Playbooks(tmp_path / "playbooks", witnessed=True)
+    assert len(playbooks.run([task(release, module)], *arguments).memory) == executions
+    release.migrate()
+    assert len(playbooks.run([task(release, module)], *arguments).memory) == 1
+
+
+def test_a_converged_database_costs_one_connection_and_three_messages(release: Release, relay: Relay, tmp_path: Path) -> None:
+    release.add_tables(1, 5)
+    release.migrate()
+    Playbooks(tmp_path / "playbooks").run([task(release, MIGRATION, login_unix_socket=str(relay.directory))])
+    (conversation,) = relay.conversations
+    assert len(conversation) == 3
+
+
+def task(release: Release, module: str, **arguments: Any) -> Dict[str, Any]:
+    database = release.database
+    return {
+        module: {
+            "source": str(release.migrations),
+            "login_db": database.name,
+            "login_user": database.owner,
+            "login_port": database.server.port,
+            "login_unix_socket": str(database.server.socket_directory),
+            **arguments,
+        }
+    }
