@@ -145,7 +145,8 @@ class Scratch:
 
     def run(self, name: str, *arguments: str, data: t.Optional[str] = None) -> t.Tuple[int, str, str]:
         """Run one of the server's programs."""
-        return _cluster.as_owner(self.module, [_cluster.program(self.version, name), *list(arguments)], data)
+        rc, out, err = _cluster.as_owner(self.module, [_cluster.program(self.version, name), *list(arguments)], data)
+        return rc, out, err
 
     def check_settings(self) -> None:
         """Read all settings as the next start of the server would."""
