@@ -19,8 +19,20 @@ from .history import table_for
 from .ledger import TableName
 from .session import Session, literal
 
-# `regclass` and the deparsers write names with their schema where search_path is empty; a SET LOCAL holds for the one message.
-_EMPTY_PATH = "set local search_path to '';"
+# What names and literals are written like. `regclass` and the deparsers add the schema where search_path is empty. A SET
+# LOCAL holds for the one message.
+_FORMAT = "".join(
+    "set local {0} to {1};".format(*setting)
+    for setting in (
+        ("search_path", "''"),
+        ("quote_all_identifiers", "off"),
+        ("timezone", "'UTC'"),
+        ("datestyle", "'ISO, MDY'"),
+        ("intervalstyle", "'postgres'"),
+        ("bytea_output", "'hex'"),
+        ("extra_float_digits", "3"),
+    )
+)
 
 _USER_SCHEMA = "n.nspname !~ '^pg_' and n.nspname <> 'information_schema'"
 
@@ -83,7 +95,7 @@ _PARTS = (
     " 'identity by default' end, case when a.attgenerated = '' then 'default ' else 'generated ' end"
     " || pg_get_expr(f.adbin, f.adrelid), 'storage ' || nullif(a.attstorage::text, y.typstorage::text),"
     " 'compression ' || nullif(a.attcompression::text, ''), 'statistics ' || nullif(a.attstattarget, -1),"
-    " 'options ' || (select string_agg(o, ',' order by o) from unnest(a.attoptions) o), case when a.attacl is not null then "
+    " 'options ' || (select string_agg(o, ',' order by o) from unnest(a.attoptions) o), a.attfdwoptions, case when a.attacl is not null then "
     + _acl("a.attacl", "'c'", "c.relowner")
     + " end, quote_literal(col_description(c.oid, a.attnum)))"
     " from relations c join pg_attribute a on a.attrelid = c.oid join pg_type y on y.oid = a.atttypid"
@@ -96,7 +108,9 @@ _PARTS = (
     # indexes
     "select 'index', i.indexrelid::regclass::text, concat_ws(' ', pg_get_indexdef(i.indexrelid),"
     " case when not i.indisvalid then 'invalid' end, case when i.indisclustered then 'clustered' end,"
-    " case when i.indisreplident then 'replica identity' end, quote_literal(obj_description(i.indexrelid, 'pg_class')))"
+    " case when i.indisreplident then 'replica identity' end, 'statistics ' || (select string_agg(a.attnum || ' '"
+    " || a.attstattarget, ',' order by a.attnum) from pg_attribute a where a.attrelid = i.indexrelid and a.attstattarget >= 0),"
+    " quote_literal(obj_description(i.indexrelid, 'pg_class')))"
     " from relations c join pg_index i on i.indrelid = c.oid where c.relkind in ('r', 'p', 'm')",
     # what views select, and from what; the qualifiers of columns are taken out later, since 16 writes fewer of them
     "select 'select', c.oid::regclass::text, concat_ws(' ', chr(1) || pg_get_viewdef(c.oid) || chr(2), (select 'of ' ||"
@@ -155,7 +169,12 @@ _PARTS = (
 
 # Whatever else PostgreSQL knows and a migration may make: catalogue, its owner column, columns that define the object.
 _OTHERS = (
-    ("pg_collation", "collowner", "collprovider, collencoding, collisdeterministic"),
+    (
+        "pg_collation",
+        "collowner",
+        "collprovider, collencoding, collisdeterministic, coalesce(to_jsonb(o) ->> 'colllocale', to_jsonb(o) ->> 'colliculocale',"
+        " collcollate), nullif(collctype, collcollate), to_jsonb(o) ->> 'collicurules'",
+    ),
     ("pg_conversion", "conowner", "conforencoding, contoencoding, conproc, condefault"),
     ("pg_operator", "oprowner", "oprcode, oprcom::regoperator, oprnegate::regoperator, oprrest, oprjoin, oprcanmerge, oprcanhash"),
     ("pg_opfamily", "opfowner", "opfmethod"),
@@ -168,12 +187,35 @@ _OTHERS = (
     ("pg_event_trigger", "evtowner", "evtevent, evtfoid::regproc, evtenabled, evttags"),
     ("pg_foreign_data_wrapper", "fdwowner", "fdwhandler::regproc, fdwvalidator::regproc, fdwoptions, fdwacl"),
     ("pg_foreign_server", "srvowner", "srvtype, srvversion, srvoptions, srvacl"),
-    ("pg_ts_config", "cfgowner", "cfgparser"),
+    (
+        "pg_ts_config",
+        "cfgowner",
+        "(select prsname from pg_ts_parser p where p.oid = o.cfgparser), (select string_agg(concat_ws(' ', m.maptokentype, m.mapseqno, m.mapdict::regdictionary), ','"
+        " order by m.maptokentype, m.mapseqno) from pg_ts_config_map m where m.mapcfg = o.oid)",
+    ),
     ("pg_ts_dict", "dictowner", "dictinitoption"),
     ("pg_ts_parser", "null::oid", "prsstart, prstoken"),
     ("pg_ts_template", "null::oid", "tmpllexize"),
-    ("pg_publication", "pubowner", "puballtables, pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot"),
-    ("pg_publication_rel", "null::oid", "to_jsonb(o) ->> 'prqual' is not null"),
+    (
+        "pg_publication",
+        "pubowner",
+        "puballtables, pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot,"
+        # The catalogue of published schemas came with 15, the dependencies on it can be asked for everywhere.
+        " (select 'schemas ' || string_agg(quote_ident(n.nspname), ',' order by n.nspname) from pg_depend p join pg_depend s"
+        " using (classid, objid) join pg_namespace n on n.oid = s.refobjid where p.classid = to_regclass("
+        "'pg_catalog.pg_publication_namespace') and p.refclassid = 'pg_publication'::regclass and p.refobjid = o.oid"
+        " and s.refclassid = 'pg_namespace'::regclass)",
+    ),
+    (
+        "pg_publication_rel",
+        "null::oid",
+        # So did lists of columns, and filters.
+        "(select string_agg(quote_ident(a.attname), ',' order by a.attname) from pg_attribute a where a.attrelid = o.prrelid"
+        " and to_jsonb(o) -> 'prattrs' @> to_jsonb(a.attnum)),"
+        " (select to_jsonb(t) ->> 'rowfilter' from pg_publication_tables t join pg_publication p using (pubname) join pg_namespace n"
+        " on n.nspname = t.schemaname join pg_class c on c.relnamespace = n.oid and c.relname = t.tablename"
+        " where p.oid = o.prpubid and c.oid = o.prrelid)",
+    ),
 )
 
 # The first OID of what was not there when the cluster was made (FirstNormalObjectId).
@@ -239,7 +281,7 @@ def _query(ledger: t.Optional[TableName]) -> str:
         )
     shared = _SHARED.format(user_schema=_USER_SCHEMA, not_member=_not_member("pg_class", "c.oid"), bookkeeping=bookkeeping)
     parts = _PARTS + tuple(_other(*catalog) for catalog in _OTHERS)
-    return _EMPTY_PATH + _ROLE_NAME.sub(r"(select shown from roles where roles.oid = \1)", shared + " union all ".join(parts))
+    return _FORMAT + _ROLE_NAME.sub(r"(select shown from roles where roles.oid = \1)", shared + " union all ".join(parts))
 
 
 def _canonical(definition: str) -> str:
