@@ -9,7 +9,7 @@ from typing import List, Optional, Tuple
 import pytest
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import statements
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.statements import IndexBuild, Statement, StatementError
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pglast import parse_sql, parser
 
@@ -164,9 +164,13 @@ def scanned_by_postgresql(sql: str) -> Optional[List[Span]]:
     return spans + [(start, stop)] * (start >= 0)
 
 
-SOUP = ["'", "''", '"', "E'", "\\", "\\'", "$$", "$a$", "$", "--", "/*", "*/", "*", "/", "-", "+", "\n", "\r", " ", ";", "(", ")", "a", "é", "1", "x'"]
+SOUP = [
+    *("'", "''", '"', "E'", "E'a'\n'", "x'", "\\", "\\'", "$$", "$a$", "$", "--", "/*", "*/", "*", "/", "-", "+"),
+    *("\n", "\r", " ", "\N{NO-BREAK SPACE}", ";", "(", ")", "a", "é", "1"),
+]
 
 
+@settings(max_examples=2 * settings.default.max_examples)
 @given(st.lists(st.sampled_from(SOUP), max_size=14).map("".join))
 def test_any_text_is_taken_apart_as_postgresqls_scanner_takes_it_apart(sql: str) -> None:
     expected = scanned_by_postgresql(sql)
