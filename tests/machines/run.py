@@ -116,7 +116,9 @@ class Story:
         """What status says the databases' fingerprints are."""
         shown = self.plays("playbooks/status.yml")
         recap(shown)
-        found = dict(re.findall(r"^ok: \[(\w+)\].*?^\s*fingerprint\s+([0-9a-f]{16,})$", shown.text, re.DOTALL | re.MULTILINE))
+        # A host's answer goes on for as long as its lines are indented.
+        answers = re.findall(r"^ok: \[(\w+)\] =>.*\n((?:[ ]+.*\n)+)", shown.text, re.MULTILINE)
+        found = {host: words[1] for host, answer in answers if (words := re.search(r"^ *fingerprint +([0-9a-f]{16,})$", answer, re.MULTILINE))}
         expect({*found} == {*PORTS}, f"status does not show both fingerprints:\n{shown.text}")
         expect(len({*found.values()}) == 1, f"staging and production differ: {found}")
         return found
