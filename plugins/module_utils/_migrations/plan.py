@@ -129,7 +129,7 @@ def make(
     _check_way_back(by_version, backward, target, policy)
     steps.extend(Step(REVERT, version) for version in backward)
 
-    applied = [version for version in ledger if version not in backward]
+    applied = [version for version in ledger if target is None or version <= target]
     forward = [v for v in sorted(by_version) if v not in ledger and (target is None or v <= target)]
     if target == 0:
         forward = []
