@@ -138,7 +138,7 @@ def test_a_down_file_alone_is_not_missing() -> None:
 
 
 def test_changed_files_are_refused_all_at_once_also_above_the_target() -> None:
-    ledger = [Row(1, b"\x01"), *rows(2), Row(3, b"\x03")]
+    ledger = [Row(3, b"\x03"), *rows(2), Row(1, b"\x01")]
     error = refusal(files(1, 2, 3), frozenset(), ledger, 2, explain=lambda version, recorded: "line endings" if recorded == b"\x01" else "")
     assert error.failed["changed"] == [
         f"1 (file 1): recorded 01, file {digest(1).hex()}; line endings",
@@ -174,10 +174,10 @@ def test_what_is_reverted_makes_no_gap() -> None:
 
 
 def test_a_changed_checksum_is_repaired_once() -> None:
-    policy = Policy(repair=frozenset({1, 2}))
-    ledger = [Row(1, b"other"), *rows(2)]
-    assert plan.make(files(1, 2), frozenset(), ledger, None, policy).steps == steps((REPAIR, 1))
-    assert plan.make(files(1, 2), frozenset(), rows(1, 2), None, policy).steps == ()
+    policy = Policy(repair=frozenset({8, 2, 1}))
+    ledger = [Row(8, b"other"), *rows(2), Row(1, b"other")]
+    assert plan.make(files(1, 2, 8), frozenset(), ledger, None, policy).steps == steps((REPAIR, 1), (REPAIR, 8))
+    assert plan.make(files(1, 2, 8), frozenset(), rows(1, 2, 8), None, policy).steps == ()
 
 
 def test_only_named_versions_are_repaired() -> None:
@@ -233,6 +233,12 @@ DOWN_CUT_OFF = Row(2, digest(2), success=False, reverting=True)
 def test_an_interrupted_apply_goes_on_before_anything_else() -> None:
     made = plan.make([*files(1, 3), OUTSIDE], frozenset(), [UP_CUT_OFF], None)
     assert made.steps == (Step(APPLY, 2, resume=True), Step(APPLY, 1), Step(APPLY, 3))
+
+
+def test_interrupted_files_go_on_in_their_order() -> None:
+    both = [OUTSIDE._replace(version=version) for version in (2, 3)]
+    made = plan.make(both, frozenset(), [UP_CUT_OFF._replace(version=3), UP_CUT_OFF], None)
+    assert made.steps == (Step(APPLY, 2, resume=True), Step(APPLY, 3, resume=True))
 
 
 def test_an_interrupted_revert_goes_on_down_and_then_to_the_target() -> None:
