@@ -238,7 +238,7 @@ def _check_checksums(
     if changed:
         raise PlanError(
             "Changed since they were applied to this database:\n  " + "\n  ".join(changed),
-            {"changed": changed},
+            {"modified": changed},
             "Nothing was changed. Restore the files as they were and put the change into a new migration; "
             "where the change does not matter (a comment), name the versions in repair.",
         )
