@@ -3,6 +3,8 @@
 .SUFFIXES:
 
 ARGS =
+BENCH =
+ROLE = $(GEERLINGGUY_ROLE)
 CHECK = .venv/bin/python scripts/check.py
 
 .PHONY: help
@@ -52,6 +54,10 @@ integration: setup-tests ## tests against PostgreSQL servers of their own
 .PHONY: acceptance
 acceptance: setup-tests ## `make deploy` and all that follows on fresh Debian machines, in containers
 	@$(CHECK) machines
+
+.PHONY: bench
+bench: setup-tests ## measure speed: docs/benchmarks.md; BENCH=--help lists what there is to choose
+	@GEERLINGGUY_ROLE="$(ROLE)" PYTHONPATH=.ansible/collections:tests:tests/machines .venv/bin/python tests/benchmarks/bench.py $(BENCH)
 
 .PHONY: setup-tests
 setup-tests:

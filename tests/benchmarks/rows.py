@@ -1,0 +1,158 @@
+"""Every row of the table: what is measured against what, and what is wanted of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.plan import Policy
+from lab import Lab
+from measure import Row, ratios, rounds
+from support.playbooks import Task
+from support.relay import Relay
+from workload import FIRST, Workload, grown, small, trivial
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is measured."""
+
+    scale: float = 1.0
+    """1 is what the goals are meant for; less is for trying things out."""
+    pairs: int | None = None
+
+    def size(self, count: int) -> int:
+        """So many migrations."""
+        return max(20, round(count * self.scale))
+
+    def rounds(self, usual: int) -> int:
+        """So many runs of each kind."""
+        return self.pairs or usual
+
+
+Benchmark = Callable[[Lab, Extent], Iterator[Row]]
+BENCHMARKS: dict[str, Benchmark] = {}
+
+
+def benchmark(function: Benchmark) -> Benchmark:
+    """Enter a function into the list."""
+    BENCHMARKS[function.__name__] = function
+    return function
+
+
+@benchmark
+def apply(lab: Lab, extent: Extent) -> Iterator[Row]:
+    """Many small migrations: a playbook, and the engine alone, against one psql session that runs the same files."""
+    count = extent.size(1000)
+    work = lab.workload(count, small)
+    measured = rounds(
+        extent.rounds(7),
+        lambda: lab.play(lab.task("migration", work, lab.database())),
+        lambda: lab.psql(work.up, lab.database()),
+        lab.ping,
+        lambda: lab.migrate(work, lab.database()),
+    )
+    what = f"apply {count:,} small migrations"
+    yield Row(f"{what}, playbook less ping: psql", tuple((play - ping) / psql for play, psql, ping, _ in measured), 1.05, 0.95)
+    yield Row(f"{what}, whole playbook: psql", tuple(play / psql for play, psql, _, _ in measured), 1.35, 1.25)
+    yield Row(f"{what}, engine alone: psql", tuple(alone / psql for _, psql, _, alone in measured), 1.05, 0.95)
+
+
+@benchmark
+def apply_trivial(lab: Lab, extent: Extent) -> Iterator[Row]:
+    """Very many migrations that do next to nothing: what the engine itself costs."""
+    count = extent.size(10_000)
+    work = lab.workload(count, trivial)
+    measured = rounds(
+        extent.rounds(7),
+        lambda: lab.migrate(work, lab.database()),
+        lambda: lab.psql(work.up, lab.database()),
+    )
+    yield Row(f"apply {count:,} trivial migrations, engine alone: psql", ratios(measured), 0.9, 0.65)
+
+
+@benchmark
+def messages(lab: Lab, _extent: Extent) -> Iterator[Row]:
+    """Messages to the server, counted on their way."""
+    few, many = 20, 120
+    counts = []
+    for count in (few, many):
+        with Relay(lab.server) as relay:
+            lab.migrate(lab.workload(count, small), lab.database(), relay=relay)
+            counts.append(len(relay.messages))
+    yield Row("messages to the server a migration", ((counts[1] - counts[0]) / (many - few),), 3, 2)
+
+
+@benchmark
+def revert(lab: Lab, extent: Extent) -> Iterator[Row]:
+    """The way back, in copies of one migrated database."""
+    count = extent.size(100)
+    work = lab.workload(count, small)
+    migrated = lab.migrated(work)
+    measured = rounds(
+        extent.rounds(15),
+        lambda: lab.migrate(work, lab.database(migrated), 0, Policy(allow_revert=True)),
+        lambda: lab.psql(work.down, lab.database(migrated)),
+    )
+    yield Row(f"revert {count:,} migrations, engine alone: psql", ratios(measured), 1.5, 1.1)
+
+
+@benchmark
+def known(lab: Lab, extent: Extent) -> Iterator[Row]:
+    """Databases that stand where they shall: what it costs to be sure of it, and to tell about it."""
+    for size, no_op, alone, info, memory in (
+        (1_000, (1.20, 1.10), (2.0, 1.3), (1.20, 1.10), (40, 35)),
+        (10_000, (1.40, 1.25), (1.5, 1.3), (1.80, 1.35), (60, 40)),
+    ):
+        count = extent.size(size)
+        work = lab.workload(count, grown)
+        database = lab.migrated(work)
+        task, telling = lab.task("migration", work, database), lab.task("migration_info", work, database)
+        measured = rounds(
+            extent.rounds(15 if size < 10_000 else 9),
+            lambda task=task: lab.play(task),  # type: ignore[misc]
+            lambda telling=telling: lab.play(telling),  # type: ignore[misc]
+            lab.ping,
+        )
+        yield Row(f"no-op, {count:,} known, playbook: ping", tuple(play / ping for play, _, ping in measured), *no_op)
+        yield Row(f"migration_info, {count:,} known, playbook: ping", tuple(play / ping for _, play, ping in measured), *info)
+        yield from _alone(lab, extent, work, database, alone)
+        executions = lab.witnessed.run([task]).memory
+        yield Row(f"no-op, {count:,} known, module executions", (len(executions),), 1)
+        yield Row(f"no-op, {count:,} known, memory of the module", (max(executions) / 1024,), *memory, unit=" MiB")
+
+
+def _alone(lab: Lab, extent: Extent, work: Workload, database: str, goal: tuple[float, float]) -> Iterator[Row]:
+    count = len(list(work.migrations.glob("*.up.sql")))
+    measured = rounds(extent.rounds(15), lambda: lab.look(work, database), lambda: lab.loop(work, database))
+    yield Row(f"no-op, {count:,} known, engine alone: plain loop", ratios(measured), *goal)
+    with Relay(lab.server) as relay:
+        lab.look(work, database, relay)
+        (conversation,) = relay.conversations
+    yield Row(f"no-op, {count:,} known, round trips once connected", (len(conversation),), 3)
+
+
+@benchmark
+def scripts(lab: Lab, extent: Extent) -> Iterator[Row]:
+    """One task that applies many migrations, against a loop over community.postgresql that keeps a ledger."""
+    count = extent.size(100)
+    work = lab.workload(count, small)
+    measured = rounds(
+        extent.rounds(2),
+        lambda: lab.play(*_loop(lab, work, lab.database())),
+        lambda: lab.play(lab.task("migration", work, lab.database())),
+    )
+    yield Row(f"apply {count:,} migrations, loop of postgresql_script: one task", ratios(measured), 50, least=True)
+
+
+def _loop(lab: Lab, work: Workload, database: str) -> list[Task]:
+    login = {"login_db": database, "login_user": "postgres", **lab.login}
+    paths = [str(path) for path in sorted(work.migrations.glob("*.up.sql"))]
+    return [
+        {"community.postgresql.postgresql_query": {"query": "create table ledger (version bigint primary key)", **login}},
+        {"community.postgresql.postgresql_script": {"path": "{{ item }}", **login}, "loop": paths},
+        {
+            "community.postgresql.postgresql_query": {"query": "insert into ledger values ({{ item }})", **login},
+            "loop": [FIRST + number for number in range(len(paths))],
+        },
+    ]
