@@ -127,15 +127,14 @@ def migrate(
     """
     session = Session(target)
     try:
-        executor = Executor(session, Ledger(session, options.ledger_table), release, wanted, policy, options, explain)
+        executor = Executor(session, release, wanted, policy, options, explain)
         try:
             outcome = executor.run()
         except MigrationError as error:
             error.failed["partial"] = _after(release, (), executor.done, None, None)
             raise
         session = executor.session
-        after = _fingerprint(session, executor.ledger).digest
-        answer = _after(release, outcome.before, outcome.done, outcome.fingerprint_before or after, after)
+        answer = _after(release, outcome.before, outcome.done, outcome.fingerprint_before, outcome.fingerprint)
         answer.update(waited_for=round(outcome.waited, 3), warnings=list(outcome.plan.warnings), messages=session.messages)
         return answer
     finally:
@@ -156,7 +155,7 @@ def rehearse(
     :raises MigrationError: as migrate would.
     """
     with Session(target) as session:
-        executor = Executor(session, Ledger(session, options.ledger_table), release, wanted, policy, options, explain)
+        executor = Executor(session, release, wanted, policy, options, explain)
         return [
             {
                 "version": each.step.version,

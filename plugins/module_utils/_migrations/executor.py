@@ -73,7 +73,8 @@ class Outcome(t.NamedTuple):
     done: t.Tuple[Done, ...]
     waited: float
     """Seconds spent waiting for another run."""
-    fingerprint_before: t.Optional[str]
+    fingerprint_before: str
+    fingerprint: str
 
 
 class _Unconfirmed(t.NamedTuple):
@@ -126,7 +127,6 @@ class Executor:
     def __init__(
         self,
         session: Session,
-        ledger: Ledger,
         release: Release,
         wanted: t.Optional[int],
         policy: plan.Policy,
@@ -134,7 +134,7 @@ class Executor:
         explain: plan.Explain = plan.unexplained,
     ) -> None:
         self._session = session
-        self._ledger = ledger
+        self._ledger: Ledger
         self._release = release
         self._wanted = wanted
         self._policy = policy
@@ -158,10 +158,6 @@ class Executor:
     def session(self) -> Session:
         return self._session
 
-    @property
-    def ledger(self) -> Ledger:
-        return self._ledger
-
     def run(self) -> Outcome:
         """Take the lock, plan under it, take every step.
 
@@ -171,9 +167,7 @@ class Executor:
             with self._reported(Where()):
                 return self._run()
         finally:
-            self._sender.close()
-            if self._lock.held:
-                self._lock.release()
+            self._close()
 
     def rehearse(self) -> t.Tuple[Rehearsed, ...]:
         """Take the lock, plan under it, run every step in one transaction, and roll it back.
@@ -185,12 +179,18 @@ class Executor:
                 _rows, planned, _waited = self._plan()
                 return tuple(Rehearsal(self._sender, self._release).run(planned))
         finally:
-            self._sender.close()
-            if self._lock.held:
+            self._close()
+
+    def _close(self) -> None:
+        self._sender.close()
+        if self._lock.held:
+            # A server that does not answer any more has released it, or does so when the connection ends.
+            with contextlib.suppress(ServerError):
                 self._lock.release()
 
     def _plan(self) -> t.Tuple[t.List[plan.Row], plan.Plan, float]:
         self._session.must_be_writable()
+        self._ledger = Ledger(self._session, self._options.ledger_table)
         waited = self._lock.acquire(self._options.advisory_lock_timeout, self._options.end_idle_lock_holder)
         # Whoever held the lock before may have made the ledger.
         self._ledger.resolve()
@@ -209,7 +209,8 @@ class Executor:
                 self._take_together(planned)
             else:
                 self._take(planned)
-        return Outcome(tuple(rows), planned, self.done, waited, before)
+        after = fingerprint.take(self._session, self._ledger.name if self._ledger.exists else None).digest
+        return Outcome(tuple(rows), planned, self.done, waited, before or after, after)
 
     def _make_tables(self) -> None:
         for schema in self._options.create_schemas:
