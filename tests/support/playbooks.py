@@ -1,15 +1,16 @@
-"""Playbooks of a few tasks, run as a person would run them: by the checkout's Ansible, with the checkout's ansible.cfg."""
+"""Playbooks, run as a person would run them: by the checkout's Ansible, with the checkout's ansible.cfg."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 CHECKOUT = Path(__file__).parents[2]
 HOST = "database"
@@ -25,6 +26,9 @@ with open({log!r}, "a") as log:
     print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=log)
 sys.exit(status)
 """
+
+# A host that is this very machine. Who is not root here has a server of the same user's, and nobody to become.
+HERE: Dict[str, Any] = {"ansible_connection": "local", **({} if os.geteuid() == 0 else {"ansible_become": False})}
 
 Task = Mapping[str, Any]
 
@@ -42,29 +46,44 @@ class Run:
     memory: List[int]
     """Of each module execution, in KiB; empty unless they are witnessed."""
 
+    @property
+    def changed(self) -> Dict[str, int]:
+        """How many tasks changed something, by host: what the recap says."""
+        recap = self.output.rpartition("PLAY RECAP")[2]
+        return {host: int(changed) for host, changed in re.findall(r"^(\S+) .*\bchanged=(\d+)", recap, re.MULTILINE)}
+
 
 class Playbooks:
-    """Runs tasks on one host, this very machine.
+    """Runs tasks on one host, this very machine, and playbooks on an inventory.
 
-    :param directory: a place for the playbooks.
+    :param directory: a place for what Ansible needs.
     :param witnessed: whether every Python that Ansible starts on the host is noted, which costs it some milliseconds.
+    :param inventory: another inventory than that one host.
+    :param collections: where the collections are, if not where the checkout has them.
     """
 
-    def __init__(self, directory: Path, witnessed: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        witnessed: bool = False,
+        inventory: Optional[Mapping[str, Any]] = None,
+        collections: Optional[Path] = None,
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._log = directory / "executions"
-        variables: Dict[str, Any] = {"ansible_connection": "local"}
+        variables = dict(HERE)
         if witnessed:
             witness = directory / "python"
             witness.write_text(_WITNESS.format(python=PYTHON, log=str(self._log)))
             witness.chmod(0o755)
             variables["ansible_python_interpreter"] = str(witness)
-        self._inventory = self._write("hosts.json", {"all": {"hosts": {HOST: variables}}})
+        self._inventory = self._write("hosts.json", inventory or {"all": {"hosts": {HOST: variables}}})
         self._environment = {
             **{name: value for name, value in os.environ.items() if name != "PYTHONPATH" and not name.startswith("ANSIBLE_")},
             "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"),
             "ANSIBLE_HOME": str(directory / "home"),
+            **({"ANSIBLE_COLLECTIONS_PATH": str(collections)} if collections else {}),
         }
 
     def _write(self, name: str, content: object) -> Path:
@@ -77,7 +96,13 @@ class Playbooks:
 
         :raises PlaybookFailed: if one of them fails.
         """
-        playbook = self._write("playbook.json", [{"hosts": HOST, "gather_facts": False, "tasks": tasks}])
+        return self.play(self._write("playbook.json", [{"hosts": HOST, "gather_facts": False, "tasks": tasks}]), *arguments)
+
+    def play(self, playbook: Path, *arguments: str) -> Run:
+        """Play a playbook.
+
+        :raises PlaybookFailed: if one of its tasks fails.
+        """
         self._log.unlink(missing_ok=True)
         program = Path(sys.executable).with_name("ansible-playbook")
         began = time.perf_counter()
