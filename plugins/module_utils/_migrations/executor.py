@@ -143,8 +143,7 @@ class Executor:
         self._files = {file.version: file for file in release.files}
         self._lock = AdvisoryLock(session)
         self._together = policy.transaction == "all"
-        # Within the one transaction of all steps, nothing can be tried again by itself.
-        self._sender = Sender(session, 0 if self._together else options.lock_retries)
+        self._sender = Sender(session, options.lock_retries)
         self._history: History
         self._unconfirmed: t.Optional[_Unconfirmed] = None
         self._done: t.List[Done] = []
@@ -213,15 +212,20 @@ class Executor:
         return Outcome(tuple(rows), planned, self.done, waited, before or after, after)
 
     def _make_tables(self) -> None:
-        for schema in self._options.create_schemas:
-            self._session.run("create schema if not exists " + identifier(schema))
+        schemas = ["create schema if not exists " + identifier(schema) for schema in self._options.create_schemas]
+        if schemas:
+            self._make(lambda: self._session.run(";".join(schemas)))
         if not self._ledger.exists:
-            self._ledger.create()
+            self._make(self._ledger.create)
         self._history = History(self._session, self._ledger, self._release.digest, self._options.controller)
         if not self._history.exists:
             self._history.create()
         self._session.run(self._session.reset)
         self._session.take_notices()
+
+    def _make(self, create: t.Callable[[], None]) -> None:
+        """Make what sqlx may be making at this moment, without a lock: the second of two IF NOT EXISTS can fail."""
+        self._sender.patiently(create, (*TRANSIENT, _UNIQUE_VIOLATION))
 
     def _require_scripts(self, planned: plan.Plan) -> None:
         lacking = [
@@ -313,7 +317,8 @@ class Executor:
             return True
 
         with self._reported(Where(step, script)):
-            if not self._sender.patiently(attempt):
+            # Within the one transaction of all steps, nothing can be tried again by itself.
+            if not self._sender.patiently(attempt, () if self._together else TRANSIENT):
                 return
         self._must_be_inside(step, script)
         closing = ""
