@@ -124,7 +124,7 @@ def test_a_version_in_two_directories_is_a_problem(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "problem"),
-    [(b"ok\n\xff", "line 2: not UTF-8"), ("ä".encode("latin-1"), "line 1: not UTF-8"), (b"a\nb\n\0", "line 3: a NUL byte")],
+    [(b"\n\xff", "line 2: not UTF-8"), ("ä".encode("latin-1"), "line 1: not UTF-8"), (b"\nb\n\0", "line 3: a NUL byte")],
 )
 def test_bytes_that_postgresql_cannot_take_are_a_problem(tmp_path: Path, content: bytes, problem: str) -> None:
     here = directory(tmp_path / "m", {"1_a.sql": content})

@@ -320,6 +320,8 @@ def test_what_postgresql_refuses_inside_a_transaction_is_known(sql: str) -> None
         "reindex table t",
         "reindex (verbose) index i",
         "cluster t using i",
+        "reindex table s.cluster",
+        "create table vacuum (a int)",
         "cluster verbose t",
         "alter database d set default_tablespace = ''",
         "alter subscription s disable",
