@@ -53,5 +53,3 @@ class ActionModule(ControllerAction):
     def call(self, request: t.Dict[str, t.Any]) -> t.Dict[str, t.Any]:
         """Run the module on the host."""
         return self.execute("schema_registry.postgresql.migration", request)
-
-

@@ -18,6 +18,7 @@ from .source import Source
 
 Data = t.Dict[str, t.Any]
 
+
 def look(target: Target, ledger_table: str, digest: str) -> Data:
     """Where a database stands, in three messages; nothing is written.
 
@@ -135,7 +136,7 @@ def migrate(
             raise
         session = executor.session
         answer = _after(release, outcome.before, outcome.done, outcome.fingerprint_before, outcome.fingerprint)
-        answer.update(waited_for=round(outcome.waited, 3), warnings=list(outcome.plan.warnings), messages=session.messages)
+        answer.update(waited_for=round(outcome.waited, 3), warnings=list(outcome.planned.warnings), messages=session.messages)
         return answer
     finally:
         session.close()
@@ -283,9 +284,7 @@ def diff(release: Release, answer: Data) -> t.List[t.Dict[str, str]]:
     shown = []
     for key in ("reverted", "applied"):
         for entry in answer[key]:
-            migration = release.migrations[entry["version"]]
-            script = migration.down if key == "reverted" else migration.up
-            assert script
+            script = release.migrations[entry["version"]].script(key == "reverted")
             shown.append({"before": "", "after": script.text, "before_header": "", "after_header": script.path})
     return shown
 

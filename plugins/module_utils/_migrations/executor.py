@@ -69,7 +69,7 @@ class Outcome(t.NamedTuple):
     """What a run did, as far as it came."""
 
     before: t.Tuple[plan.Row, ...]
-    plan: plan.Plan
+    planned: plan.Plan
     done: t.Tuple[Done, ...]
     waited: float
     """Seconds spent waiting for another run."""
@@ -266,8 +266,7 @@ class Executor:
                 self._repair(step)
             else:
                 migration = self._release.migrations[step.version]
-                script = migration.up if step.action == plan.APPLY else migration.down
-                assert script
+                script = migration.script(step.action == plan.REVERT)
                 if script.no_transaction:
                     self._outside(step, migration, script)
                 else:
@@ -292,7 +291,8 @@ class Executor:
     def _repair(self, step: plan.Step) -> None:
         file = self._files[step.version]
         row = self._ledger.row(step.version)
-        assert row
+        if row is None:
+            raise PlanError("Version {0} was to be repaired, and its row is gone meanwhile.".format(step.version))
         change = self._ledger.replace_checksum(step.version, file.checksum) if row.success else self._ledger.delete(step.version)
         detail = "recorded checksum was {0}".format(row.checksum.hex()) if row.success else "the unfinished row was removed"
         self._open(change + self._history.record(step.version, step.action, DONE, detail=detail), Done(step, file.description, file.checksum, 0.0))

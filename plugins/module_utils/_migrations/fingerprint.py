@@ -88,6 +88,7 @@ _PARTS = (
     " from pg_foreign_table f join pg_foreign_server s on s.oid = f.ftserver where f.ftrelid = c.oid))"
     " from relations c where c.relkind in ('r', 'p', 'v', 'm', 'f', 'S', 'c')",
     # columns, in their order; numbers are counted anew, since dropped columns leave gaps
+    # (the latest minor releases stamp each column with a pg_attver of its own, which nobody set)
     "select 'column', c.oid::regclass || '.' || quote_ident(a.attname), concat_ws(' ', row_number() over (partition by c.oid"
     " order by a.attnum), format_type(a.atttypid, a.atttypmod), case when a.attcollation <> y.typcollation then 'collate '"
     " || (select quote_ident(collname) from pg_collation where oid = a.attcollation) end,"
@@ -95,7 +96,8 @@ _PARTS = (
     " 'identity by default' end, case when a.attgenerated = '' then 'default ' else 'generated ' end"
     " || pg_get_expr(f.adbin, f.adrelid), 'storage ' || nullif(a.attstorage::text, y.typstorage::text),"
     " 'compression ' || nullif(a.attcompression::text, ''), 'statistics ' || nullif(a.attstattarget, -1),"
-    " 'options ' || (select string_agg(o, ',' order by o) from unnest(a.attoptions) o), a.attfdwoptions, case when a.attacl is not null then "
+    " 'options ' || (select string_agg(o, ',' order by o) from unnest(a.attoptions) o where o not like 'pg\\_attver=%'),"
+    " a.attfdwoptions, case when a.attacl is not null then "
     + _acl("a.attacl", "'c'", "c.relowner")
     + " end, quote_literal(col_description(c.oid, a.attnum)))"
     " from relations c join pg_attribute a on a.attrelid = c.oid join pg_type y on y.oid = a.atttypid"
@@ -190,7 +192,8 @@ _OTHERS = (
     (
         "pg_ts_config",
         "cfgowner",
-        "(select prsname from pg_ts_parser p where p.oid = o.cfgparser), (select string_agg(concat_ws(' ', m.maptokentype, m.mapseqno, m.mapdict::regdictionary), ','"
+        "(select prsname from pg_ts_parser p where p.oid = o.cfgparser),"
+        " (select string_agg(concat_ws(' ', m.maptokentype, m.mapseqno, m.mapdict::regdictionary), ','"
         " order by m.maptokentype, m.mapseqno) from pg_ts_config_map m where m.mapcfg = o.oid)",
     ),
     ("pg_ts_dict", "dictowner", "dictinitoption"),

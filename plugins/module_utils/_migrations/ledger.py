@@ -94,7 +94,8 @@ class Ledger:
     @property
     def name(self) -> TableName:
         """The table, with its schema; only where it exists."""
-        assert self._name
+        if self._name is None:
+            raise LedgerError("There is no ledger yet.")
         return self._name
 
     def resolve(self) -> None:

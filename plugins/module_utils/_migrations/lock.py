@@ -163,8 +163,9 @@ class AdvisoryLock:
         advice = "Wait for that session, then run again."
         if any(holder.state == "idle" for holder in holders):
             advice = (
-                "An idle session keeps the lock: an application whose sqlx migration failed leaves it behind"
-                " in its pool. End that session (select pg_terminate_backend(pid)) or restart the application, then run again; end_idle_lock_holder does it for you."
+                "An idle session keeps the lock: an application whose sqlx migration failed leaves it behind in its pool."
+                " End that session (select pg_terminate_backend(pid)) or restart the application, then run again;"
+                " end_idle_lock_holder does it for you."
             )
         return LockError(
             "Another migration run has held the lock for {0:.0f} s: {1}.".format(waited, who),

@@ -79,8 +79,7 @@ def _alone(sender: Sender, statement: statements.Statement, interrupted: bool) -
     timeout = sender.session.target.lock_timeout
     sender.send("set lock_timeout = {0}".format(milliseconds(timeout * (sender.retries + 1))))
     try:
-        if valid is False:
-            assert build
+        if build is not None and valid is False:
             sender.send("drop index concurrently " + _index_name(sender, build))
         sender.send(statement.text)
     finally:

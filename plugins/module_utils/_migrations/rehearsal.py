@@ -90,8 +90,7 @@ class Rehearsal:
 
     def _step(self, step: plan.Step) -> Rehearsed:
         migration = self._release.migrations[step.version]
-        script = migration.up if step.action == plan.APPLY else migration.down
-        assert script
+        script = migration.script(step.action == plan.REVERT)
         if script.no_transaction:
             self._left_out.append(step.version)
             return Rehearsed(step, migration.description, (), "it runs outside of transactions")

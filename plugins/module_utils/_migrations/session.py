@@ -18,7 +18,7 @@ try:
     import psycopg2.extensions
 except ImportError:
     HAS_PSYCOPG2 = False
-    ServerError: t.Any = Exception
+    ServerError: t.Any = type("ServerError", (Exception,), {})
 else:
     HAS_PSYCOPG2 = True
     ServerError = psycopg2.Error
@@ -225,5 +225,3 @@ class Session:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-

@@ -41,9 +41,15 @@ class Migration(t.NamedTuple):
     down: t.Optional[Script] = None
     verify: t.Optional[Script] = None
 
-    @property
-    def name(self) -> str:
-        return os.path.basename(self.up.path)
+    def script(self, reverting: bool) -> Script:
+        """The script that goes this way.
+
+        :raises SourceError: if it is not there; no plan goes that way.
+        """
+        script = self.down if reverting else self.up
+        if script is None:
+            raise SourceError("{0}: there is no down script.".format(self.up.path))
+        return script
 
 
 class Source(t.NamedTuple):
@@ -130,16 +136,17 @@ def _scripts(
     directory: str, read_file: t.Callable[[str], bytes], problems: t.List[str]
 ) -> t.Iterator[t.Tuple[names.FileName, Script]]:
     try:
-        entries = sorted(os.listdir(os.fsencode(directory)))
+        with os.scandir(directory) as listed:
+            entries = sorted(listed, key=lambda entry: entry.name)
     except OSError as error:
         problems.append("{0}: {1}".format(directory, error.strerror))
         return
-    for raw in entries:
-        name = raw.decode("utf-8", "replace")
-        path = os.path.join(directory, os.fsdecode(raw))
-        shown = os.path.join(directory, name)
-        if not name.lower().endswith(".sql") or os.path.isdir(path):
+    for entry in entries:
+        if not entry.name.lower().endswith(".sql") or entry.is_dir():
             continue
+        # Bytes that are no UTF-8 can be opened, but not shown.
+        name = os.fsencode(entry.name).decode("utf-8", "replace")
+        shown = entry.path if name == entry.name else os.path.join(directory, name)
         try:
             parsed = names.parse(name)
         except ValueError as error:
@@ -150,8 +157,9 @@ def _scripts(
             problems.append("{0}: misnamed, it would never run; a name is <version>_<name>[.up|.down].sql".format(shown))
             continue
         try:
-            content = read_file(path)
-            content.decode()
+            content = read_file(entry.path)
+            if not content.isascii():
+                content.decode()
         except OSError as error:
             problems.append("{0}: {1}".format(shown, error.strerror))
         except UnicodeDecodeError as error:

@@ -109,7 +109,8 @@ def scan(sql: str) -> t.Iterator[Statement]:
 
     while at < size:
         match = _TOKEN.match(sql, at)
-        assert match  # `other` takes any character
+        if match is None:  # which cannot be: `other` takes any character
+            raise StatementError("cannot be read", here(at))
         kind, begin, at = match.lastgroup or "", at, match.end()
         token = match.group()
         if kind == "space":
