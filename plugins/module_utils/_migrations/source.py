@@ -142,7 +142,7 @@ def _scripts(
         problems.append("{0}: {1}".format(directory, error.strerror))
         return
     for entry in entries:
-        if not entry.name.lower().endswith(".sql") or entry.is_dir():
+        if not entry.name.lower().endswith(".sql") or _is_directory(entry):
             continue
         # Bytes that are no UTF-8 can be opened, but not shown.
         name = os.fsencode(entry.name).decode("utf-8", "replace")
@@ -170,3 +170,8 @@ def _scripts(
                 line = content.count(b"\n", 0, content.index(b"\0")) + 1
                 problems.append("{0}, line {1}: a NUL byte, which PostgreSQL cannot take".format(shown, line))
             yield parsed, Script(shown, content)
+
+
+def _is_directory(entry: "os.DirEntry[str]") -> bool:
+    # Without a question to the system, but for links, which may also lead nowhere.
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
