@@ -37,7 +37,7 @@ def test_a_release_has_every_version_in_order_with_its_scripts(tmp_path: Path) -
     )
     proofs = directory(tmp_path / "v", {"10_anything.sql": "proof"})
     found = source.read([here], proofs)
-    assert [(each.version, each.description, each.name) for each in found.migrations] == [
+    assert [(each.version, each.description, Path(each.up.path).name) for each in found.migrations] == [
         (-1, "first", "-1_first.sql"),
         (9, "a b", "9_a_b.sql"),
         (10, "b", "10_b.up.sql"),
