@@ -27,7 +27,7 @@ class ActionModule(ControllerAction):
         policy = _arguments.policy(params)
         source = self.read(params["source"], params["verify"], params["ignored_chars"])
         everything = release.of(source)
-        if self._task.async_val and not self._task.check_mode:
+        if self._task.async_val:
             # Only one call can go to the background, so it takes everything along.
             return self.call({"release": release.encode(everything)})
 

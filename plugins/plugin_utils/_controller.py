@@ -26,6 +26,9 @@ class ControllerAction(ActionBase):
     def run(self, tmp: t.Any = None, task_vars: t.Optional[t.Dict[str, t.Any]] = None) -> t.Dict[str, t.Any]:
         result: t.Dict[str, t.Any] = super().run(tmp, task_vars)
         self._task_vars = task_vars
+        if self._task.check_mode:
+            # Answered at once, so that nobody asks after a job.
+            self._task.async_val = 0
         try:
             result.update(self.act())
         except MigrationError as error:
@@ -50,7 +53,7 @@ class ControllerAction(ActionBase):
             module_name=module,
             module_args=dict(self._task.args, payload=json.dumps(request)),
             task_vars=self._task_vars,
-            wrap_async=bool(self._task.async_val) and not self._task.check_mode,
+            wrap_async=bool(self._task.async_val),
         )
         # What was sent is not news, and may be large.
         answer.pop("invocation", None)
