@@ -16,7 +16,7 @@ import time
 import typing as t
 
 from . import fingerprint, outside, plan, statements
-from .errors import ConnectionFailed, ExecutionError, LockError, PlanError
+from .errors import ConnectionFailed, ExecutionError, LockError, MigrationError, PlanError
 from .failure import Description, Where, describe
 from .history import BEGUN, DONE, FAILED, History
 from .ledger import Ledger
@@ -34,6 +34,9 @@ _RECONNECT = 15.0
 
 # A file without any of these words does not need to be read closely.
 _MAY_CONTROL = re.compile(rb"\b(?:begin|start|commit|end|rollback|abort|savepoint|release|prepare)\b|\\|\bstdin\b|\bstdout\b", re.I)
+
+_COMMIT_LOST = "The connection was lost during a commit, and how it ended cannot be seen. "
+_COMMIT_UNKNOWN = "Whether the last migration was committed is not known. Run again later: the ledger decides, and nothing runs twice."
 
 _SAVEPOINT = "schema_registry_verify"
 _NOT_VERIFIED = "its verification failed"
@@ -147,6 +150,8 @@ class Executor:
         self._history: History
         self._unconfirmed: t.Optional[_Unconfirmed] = None
         self._done: t.List[Done] = []
+        self.rows: t.Sequence[plan.Row] = ()
+        """The ledger as it was when the lock came."""
 
     @property
     def done(self) -> t.Tuple[Done, ...]:
@@ -193,7 +198,7 @@ class Executor:
         waited = self._lock.acquire(self._options.advisory_lock_timeout, self._options.end_idle_lock_holder)
         # Whoever held the lock before may have made the ledger.
         self._ledger.resolve()
-        rows = read_rows(self._session, self._ledger)
+        rows = self.rows = read_rows(self._session, self._ledger)
         planned = plan.make(self._release.files, self._release.only_down, rows, self._wanted, self._policy, self._explain)
         self._require_scripts(planned)
         return rows, planned, waited
@@ -249,7 +254,7 @@ class Executor:
                 self._sender.send("begin")
                 self._take(planned)
                 return
-            except ExecutionError as error:
+            except MigrationError as error:
                 self._done.clear()
                 if error.failed.get("sqlstate") not in TRANSIENT or tried > self._options.lock_retries:
                     raise
@@ -403,8 +408,10 @@ class Executor:
         seconds = time.monotonic() - began
         with self._reported(where):
             self._sender.send(self._session.reset)
-            self._sender.send("begin;" + self._rows(step, migration, seconds) + "commit")
-        self._done.append(Done(step, migration.description, migration.checksum, seconds, self._notices()))
+        done = Done(step, migration.description, migration.checksum, seconds, self._notices())
+        self._unconfirmed = _Unconfirmed(step, script, "begin;" + self._rows(step, migration, seconds), done)
+        with self._reported(Where(step)):
+            self._begin("")
         if b"advisory" in script.content.lower():
             self._check_lock(step)
 
@@ -457,14 +464,17 @@ class Executor:
         if self._session.lost:
             with self._reconnect() as session:
                 # The old backend may be about to commit still; its lock comes free when it is gone.
-                AdvisoryLock(session).acquire(self._options.advisory_lock_timeout)
+                try:
+                    AdvisoryLock(session).acquire(self._options.advisory_lock_timeout)
+                except LockError as error:
+                    raise ConnectionFailed(_COMMIT_LOST + error.message, error.failed, _COMMIT_UNKNOWN) from error
                 row = Ledger(session, self._ledger.name.sql).row(step.version)
         else:
             self._session.rollback()
             row = self._ledger.row(step.version)
         if step.action == plan.REPAIR:
             return row is None or row.checksum == unconfirmed.done.checksum
-        return (row is None) == (step.action == plan.REVERT)
+        return row is None if step.action == plan.REVERT else row is not None and row.success
 
     def _reconnect(self) -> Session:
         """A new connection to a server that may be restarting.
@@ -477,11 +487,7 @@ class Executor:
                 return Session(self._session.target)
             except ConnectionFailed as error:
                 if time.monotonic() > deadline:
-                    raise ConnectionFailed(
-                        "The connection was lost during a commit, and the server does not come back: {0}".format(error),
-                        recovery="Whether the last migration was committed is not known. Once the server is back, run again:"
-                        " the ledger decides, and nothing runs twice.",
-                    ) from error
+                    raise ConnectionFailed(_COMMIT_LOST + error.message, recovery=_COMMIT_UNKNOWN) from error
             time.sleep(0.5)
 
     def _notices(self) -> t.Tuple[str, ...]:
