@@ -76,13 +76,9 @@ class Lab:
 
     def psql(self, script: Path, database: str) -> float:
         """Seconds that one psql session takes for a script."""
-        command = [self.server.bin / "psql", "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--file", script]
-        environment = {**os.environ, "PGOPTIONS": "-c client_min_messages=warning"}
-        return timed(
-            lambda: subprocess.run(
-                [*command, "--dbname", self.server.dsn(database)], check=True, env=environment, stdout=subprocess.DEVNULL
-            )
-        )
+        command = [str(self.server.bin / "psql"), "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]
+        command += ["--file", str(script), "--dbname", self.server.dsn(database)]
+        return timed(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
 
     # The engine alone, from files to the end of its connection
 
