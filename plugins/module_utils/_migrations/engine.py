@@ -90,7 +90,8 @@ def standing(release: Release, rows: t.Sequence[plan.Row], found: t.Optional[str
 
 def predicted(release: Release, rows: t.Sequence[plan.Row], planned: plan.Plan, found: t.Optional[str]) -> Data:
     """What a run would answer, for check mode; the fingerprint afterwards is not known."""
-    steps = [Done(step, *_named(release, step.version), 0.0) for step in planned.steps]
+    files = {file.version: file for file in release.files}
+    steps = [Done(step, files[step.version].description, files[step.version].checksum, 0.0) for step in planned.steps]
     answer = _after(release, rows, steps, found, None if steps else found)
     answer["warnings"] = list(planned.warnings)
     return answer
@@ -132,7 +133,7 @@ def migrate(
         try:
             outcome = executor.run()
         except MigrationError as error:
-            error.failed["partial"] = _after(release, (), executor.done, None, None)
+            error.failed["partial"] = _after(release, executor.rows, executor.done, None, None)
             raise
         session = executor.session
         answer = _after(release, outcome.before, outcome.done, outcome.fingerprint_before, outcome.fingerprint)
@@ -182,6 +183,9 @@ def rehearse(
         ]
 
 
+_LISTS = {plan.APPLY: "applied", plan.REVERT: "reverted", plan.BASELINE: "baselined", plan.REPAIR: "repaired"}
+
+
 def _after(
     release: Release,
     rows: t.Sequence[plan.Row],
@@ -189,19 +193,19 @@ def _after(
     before: t.Optional[str],
     after: t.Optional[str],
 ) -> Data:
-    answer = standing(release, rows, before)
     applied = {row.version for row in rows}
-    for key, action in (("applied", plan.APPLY), ("reverted", plan.REVERT), ("baselined", plan.BASELINE), ("repaired", plan.REPAIR)):
-        answer[key] = [_entry(done) for done in steps if done.step.action == action]
-        versions = {done.step.version for done in steps if done.step.action == action}
-        applied = applied - versions if action == plan.REVERT else applied | versions
-    finished = {done.step.version for done in steps}
+    dirty = {row.version for row in rows if not row.success}
+    answer = standing(release, rows, before)
+    for done in steps:
+        version = done.step.version
+        answer[_LISTS[done.step.action]].append(_entry(done))
+        if done.step.action == plan.REVERT or (done.step.action == plan.REPAIR and version in dirty):
+            applied.discard(version)
+        else:
+            applied.add(version)
+        dirty.discard(version)
     answer.update(
-        changed=bool(steps),
-        to_version=max(applied, default=0),
-        pending=_pending(release, applied),
-        dirty=[version for version in answer["dirty"] if version not in finished],
-        fingerprint=after,
+        changed=bool(steps), to_version=max(applied, default=0), pending=_pending(release, applied), dirty=sorted(dirty), fingerprint=after
     )
     return answer
 
@@ -214,13 +218,6 @@ def _entry(done: Done) -> Data:
         "duration": round(done.seconds, 6),
         "notices": list(done.notices),
     }
-
-
-def _named(release: Release, version: int) -> t.Tuple[str, bytes]:
-    for file in release.files:
-        if file.version == version:
-            return file.description, file.checksum
-    return "", b""
 
 
 def _pending(release: Release, applied: t.AbstractSet[int]) -> t.List[Data]:

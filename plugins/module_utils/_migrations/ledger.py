@@ -9,6 +9,7 @@ The statements are those of ``sqlx-postgres/src/migrate.rs``; the table has not 
 from __future__ import annotations
 
 import re
+import string
 import typing as t
 
 from .errors import LedgerError
@@ -17,6 +18,9 @@ from .session import Session, identifier, literal
 
 _PART = r'(?:"(?:[^"]|"")+"|[A-Za-z_\u0080-\U0010ffff][A-Za-z0-9_$\u0080-\U0010ffff]*)'
 _NAME = re.compile(r"(?:(?P<schema>{0})\.)?(?P<table>{0})\Z".format(_PART))
+
+# In UTF-8, PostgreSQL folds no other letters.
+_FOLDED = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 # As `CREATE TABLE` of sqlx makes them.
 _COLUMNS = {
@@ -55,7 +59,7 @@ def parse_name(name: str) -> TableName:
         raise LedgerError("ledger_table: {0!r} is not the name of a table.".format(name))
 
     def fold(part: str) -> str:
-        return part[1:-1].replace('""', '"') if part.startswith('"') else part.lower()
+        return part[1:-1].replace('""', '"') if part.startswith('"') else part.translate(_FOLDED)
 
     schema = match.group("schema")
     return TableName(fold(schema) if schema else None, fold(match.group("table")))

@@ -16,10 +16,14 @@ from . import statements
 from .errors import PlanError
 from .history import DONE, STATEMENT, History, statement_digest
 from .sender import DEADLOCK, Sender
-from .session import identifier, literal, milliseconds
+from .session import ServerError, identifier, literal, milliseconds
 from .source import Script
 
 _COMMIT = re.compile(r"\b(?:commit|rollback)\b", re.IGNORECASE)
+
+
+# SQLSTATE active_sql_transaction.
+_NOT_IN_TRANSACTION = "25001"
 
 
 def finished(history: History, version: int, script: Script, parts: t.Sequence[statements.Statement]) -> int:
@@ -53,14 +57,21 @@ def run(sender: Sender, history: History, version: int, position: int, statement
     record = history.record(
         version, STATEMENT, DONE, position=position, digest=statement_digest(statement.text), detail=statement.summary
     )
-    if statements.outside_transaction(statement):
-        sender.patiently(lambda: _alone(sender, statement, interrupted), (DEADLOCK,))
-        sender.send(record)
-    elif _may_commit(statement):
+    if not statements.outside_transaction(statement) and not _may_commit(statement):
+        try:
+            sender.patiently(lambda: sender.in_turn("begin", statement.text, record + "commit"))
+            return
+        except ServerError as error:
+            # What only the catalogue knows: a partitioned table, say.
+            if error.pgcode != _NOT_IN_TRANSACTION:
+                raise
+            sender.session.rollback()
+    if _may_commit(statement):
         # Not tried again: what it committed before it failed may be anything.
-        sender.in_turn(statement.text, record)
+        sender.send(statement.text)
     else:
-        sender.patiently(lambda: sender.in_turn("begin", statement.text, record + "commit"))
+        sender.patiently(lambda: _alone(sender, statement, interrupted), (DEADLOCK,))
+    sender.send(record)
 
 
 def _may_commit(statement: statements.Statement) -> bool:

@@ -16,8 +16,9 @@ from .errors import ConnectionFailed
 from .lock import HOLDER_COLUMNS, Holder
 from .session import ServerError, Session, Target
 
-# Seconds: nobody is asked about a statement that is done sooner, and a longer one is asked about as often.
-_PATIENCE = 0.5
+# Seconds: nobody is asked about a statement that is done sooner, and a longer one is asked about as often. Where waits
+# end sooner than that, so does the patience.
+_PATIENCE, _PATIENCE_MIN = 0.5, 0.05
 
 
 class Watch:
@@ -30,6 +31,7 @@ class Watch:
     def __init__(self, target: Target, backend_pid: int) -> None:
         self._target = target._replace(application=target.application + " (watch)", session_role=None)
         self._pid = backend_pid
+        self._patience = max(_PATIENCE_MIN, min(_PATIENCE, target.lock_timeout / 4)) if target.lock_timeout else _PATIENCE
         self._since: t.Optional[float] = None
         self._seen: t.Dict[int, Holder] = {}
         self._ended = threading.Event()
@@ -56,9 +58,9 @@ class Watch:
 
     def _look(self) -> None:
         session: t.Optional[Session] = None
-        while not self._ended.wait(_PATIENCE):
+        while not self._ended.wait(self._patience):
             since = self._since
-            if since is None or time.monotonic() - since < _PATIENCE:
+            if since is None or time.monotonic() - since < self._patience:
                 continue
             try:
                 session = session or Session(self._target)
