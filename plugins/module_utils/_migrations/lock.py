@@ -24,6 +24,9 @@ _OWN = 1 << 62
 
 _PAUSE_MIN, _PAUSE_MAX = 0.25, 5.0  # seconds
 
+# A failed sqlx migration leaves its session in the second of these: the rollback is sent when the pool uses it again.
+_IDLE = ("idle", "idle in transaction (aborted)")
+
 
 def key(database: str) -> int:
     """sqlx's key for a database."""
@@ -108,8 +111,8 @@ class AdvisoryLock:
         """End holders that have been idle for so many seconds; whether there was one."""
         ended = self._session.rows(
             "select pg_terminate_backend(a.pid) from pg_locks l join pg_stat_activity a using (pid)"
-            " where l.pid <> pg_backend_pid() and a.state = 'idle' and a.state_change < now() - interval '{0} seconds' and {1}".format(
-                after, self._mine
+            " where l.pid <> pg_backend_pid() and a.state in ({1}) and a.state_change < now() - interval '{0} seconds' and {2}".format(
+                after, ", ".join(map(literal, _IDLE)), self._mine
             )
         )
         return bool(ended)
@@ -161,7 +164,7 @@ class AdvisoryLock:
         holders = self.holders()
         who = "; ".join(str(holder) for holder in holders) or "nobody any more"
         advice = "Wait for that session, then run again."
-        if any(holder.state == "idle" for holder in holders):
+        if any(holder.state in _IDLE for holder in holders):
             advice = (
                 "An idle session keeps the lock: an application whose sqlx migration failed leaves it behind in its pool."
                 " End that session (select pg_terminate_backend(pid)) or restart the application, then run again;"
