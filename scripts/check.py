@@ -169,6 +169,13 @@ def _shellcheck(sh: Shell) -> None:
     sh("shellcheck", *programs("sh", "bash"))
 
 
+@check("migrations", "lint")
+def _migrations(sh: Shell) -> None:
+    """The registry's release, by the rules that a deploy begins with, and by Squawk."""
+    role = f"name={COLLECTION}.migrations tasks_from=check"
+    sh("ansible", "localhost", "--module-name", "ansible.builtin.include_role", "--args", role)
+
+
 @check("syntax", "lint")
 def _syntax(sh: Shell) -> None:
     playbooks = ["deploy.yml", *(path for path in sources("playbooks/*.yml") if path.count("/") == 1)]
@@ -255,6 +262,18 @@ def _unit(sh: Shell) -> None:
 @check("integration", "integration", POSTGRESQL, PSYCOPG, shown=True)
 def _integration(sh: Shell) -> None:
     sh("pytest", "tests/integration")
+
+
+@check("interop", "interop", POSTGRESQL, shown=True)
+def _interop(sh: Shell) -> None:
+    if shutil.which("cargo") is None:
+        raise CouldNotRun("there is no cargo to build sqlx with")
+    sh("pytest", "tests/interop")
+
+
+@check("faults", "faults", POSTGRESQL, shown=True)
+def _faults(sh: Shell) -> None:
+    sh("pytest", "tests/faults")
 
 
 @check("machines", "machines", *CONTAINERS, shown=True)

