@@ -393,10 +393,10 @@ def test_somebody_else_with_another_file_is_noticed(release: Release) -> None:
             release.database.execute(other)
         send(session, sql)
 
-    executor.Session.run = first  # type: ignore[method-assign]
+    executor.Session.run = first
     try:
         with pytest.raises(PlanError, match="applied by someone else meanwhile, from another file"):
             release.migrate()
     finally:
-        executor.Session.run = send  # type: ignore[method-assign]
+        executor.Session.run = send
     assert not release.has("ours")

@@ -121,7 +121,7 @@ def test_a_deadlock_is_tried_again(release: Release) -> None:
 
 
 def sqlx_key(database: Database) -> int:
-    return lock.key(database.name)
+    return int(lock.key(database.name))
 
 
 @pytest.mark.parametrize("held", ["theirs", "ours"])
@@ -180,7 +180,10 @@ def test_an_uncommitted_row_of_a_run_without_lock_is_waited_for(release: Release
     """sqlx-cli takes no lock; its row is what is met."""
     release.add_tables(1, 2)
     release.migrate(1)
-    theirs = f"insert into {LEDGER} (version, description, success, checksum, execution_time) values (2, 'table', true, decode('{release.read().migrations[1].checksum.hex()}', 'hex'), -1)"
+    theirs = (
+        f"insert into {LEDGER} (version, description, success, checksum, execution_time)"
+        f" values (2, 'table', true, decode('{release.read().migrations[1].checksum.hex()}', 'hex'), -1)"
+    )
     with session(release.database, "begin", "create table t2 (id int)", theirs) as other:
         threading.Timer(0.5, lambda: other.cursor().execute("commit")).start()
         answer = release.migrate()

@@ -406,9 +406,7 @@ def test_an_application_can_read_the_ledger_but_not_write_it(release: Release) -
     server = release.database.server
     server.execute(f"create role {app} login")
     try:
-        release.database.execute(
-            f"alter default privileges grant all on tables to {app}; alter default privileges grant insert on tables to public"
-        )
+        release.database.execute(f"alter default privileges grant all on tables to {app}; alter default privileges grant insert on tables to public")
         release.add_tables(1, 1)
         release.migrate()
         for table in (LEDGER, HISTORY):

@@ -229,7 +229,11 @@ def test_a_failed_verification_leaves_the_row_unfinished(release: Release) -> No
 
 def test_a_revert_that_failed_in_the_middle_goes_on_downwards(release: Release) -> None:
     rows_with(release, "rows", 1)
-    release.add("2_outside", MARKER + "create index concurrently i on rows (id);\nalter table rows add x int;", MARKER + "drop index concurrently i;\nselect broken;\nalter table rows drop x;")
+    release.add(
+        "2_outside",
+        MARKER + "create index concurrently i on rows (id);\nalter table rows add x int;",
+        MARKER + "drop index concurrently i;\nselect broken;\nalter table rows drop x;",
+    )
     release.migrate()
     with pytest.raises(ExecutionError) as error:
         release.migrate(1, allow_revert=True)
@@ -257,7 +261,10 @@ def test_procedures_may_commit(release: Release) -> None:
         "create table batches (id int);"
         "create procedure fill() language plpgsql as $$ begin insert into batches values (1); commit; insert into batches values (2); commit; end $$;",
     )
-    release.add("2_call", MARKER + "call fill();\ndo $$ begin insert into batches values (3); commit; end $$;\ndo $$ begin insert into batches values (4); end $$;")
+    release.add(
+        "2_call",
+        MARKER + "call fill();\ndo $$ begin insert into batches values (3); commit; end $$;\ndo $$ begin insert into batches values (4); end $$;",
+    )
     release.migrate()
     assert release.database.execute("select id from batches") == [(1,), (2,), (3,), (4,)]
 

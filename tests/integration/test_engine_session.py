@@ -128,9 +128,7 @@ def standby_of(primary: Server) -> Iterator[Server]:
     class Standby(Server):
         def _initdb(self) -> None:
             self._give_to_server_user(self.directory)
-            self._as_server_user(
-                "pg_basebackup", "-D", self.data_directory, "-d", primary.dsn(), "--checkpoint=fast", "--wal-method=stream", "-R", "--no-sync"
-            )
+            self._as_server_user("pg_basebackup", "-D", self.data_directory, "-d", primary.dsn(), "--checkpoint=fast", "--wal-method=stream", "-R", "--no-sync")
 
     with Standby(primary.major) as standby:
         yield standby

@@ -159,7 +159,7 @@ def test_wrong_inputs_are_one_clear_error_and_change_nothing(release: Release, t
     ]
     played = play(tmp_path, [task("migration", arguments, ignore_errors=True, diff=True) for arguments, _ in wrong])
     assert len(played.results) == len(wrong)
-    for result, (arguments, said) in zip(played.results, wrong):
+    for result, (_, said) in zip(played.results, wrong):
         assert result["failed"] and not result["changed"], said
         assert re.search(said, result["msg"]), result["msg"]
         assert "Traceback" not in str(result), result
@@ -231,6 +231,7 @@ def test_neither_sql_nor_password_reach_a_log(release: Release, tmp_path: Path) 
 
 def test_lint_fails_with_what_is_wrong(release: Release, tmp_path: Path) -> None:
     release.add("1_good", "create table good (id int);", "drop table good;", verify="select id from good;")
+    silent = dict.fromkeys(("squawk", "missing-down", "transaction-control", "outside-transaction", "misplaced-marker"), "ignore")
     good = {"source": "migrations", "verify": "verify", "rules": {"squawk": "ignore"}}
     release.add("2_bad", "begin;\ncreate table bad (id int);\ncommit;", verify="select 1;")
     release.add("3_index", "create index concurrently i on good (id);", "-- No-Transaction\nselect 1;", verify="select 1;")
@@ -239,7 +240,7 @@ def test_lint_fails_with_what_is_wrong(release: Release, tmp_path: Path) -> None
         [
             task("migration_lint", good, ignore_errors=True),
             task("migration_lint", {**good, "rules": {"nonsense": "error"}}, ignore_errors=True),
-            task("migration_lint", {**good, "rules": dict.fromkeys(("squawk", "missing-down", "transaction-control", "outside-transaction", "misplaced-marker"), "ignore")}),
+            task("migration_lint", {**good, "rules": silent}),
         ],
     )
     bad, nonsense, content = played.results

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from contextlib import closing
-from pathlib import Path
 from typing import List, Tuple
 
 import pytest
-from support.migrations import LEDGER, Release
-from support.sqlx import APP, Cli, SqlxError, app
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import lock
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.errors import LockError
+from support.migrations import Release
+from support.sqlx import APP, Cli
 
 COUNT = 20
 RUN = """
@@ -31,7 +31,8 @@ def fill(release: Release) -> None:
     release.migrations.mkdir()
     release.database.execute("create table steps (version int)")
     for version in range(1, COUNT + 1):
-        (release.migrations / f"{version}_step.sql").write_text(f"create table t{version} (id int); insert into steps values ({version}); select pg_sleep(0.01);")
+        text = f"create table t{version} (id int); insert into steps values ({version}); select pg_sleep(0.01);"
+        (release.migrations / f"{version}_step.sql").write_text(text)
 
 
 def start(*command: object) -> "subprocess.Popen[str]":
@@ -100,26 +101,26 @@ def test_an_application_waits_while_an_index_is_built(release: Release) -> None:
     each_once(release)
 
 
-def test_a_lock_leaked_by_an_application_is_named(release: Release, cli: Cli) -> None:
-    """With a real one: its migration fails, its pool keeps the connection, and the lock with it."""
+def test_a_lock_leaked_by_an_application_is_explained(release: Release) -> None:
+    """Its migration failed, and its pool keeps the connection, lock and all."""
     release.add("1_broken", "select broken;")
-    with pytest.raises(SqlxError):
-        app("run", release.migrations, database=release.database)
-    # The program ended, and its lock with it.
-    release.add("1_broken", "select 1;")
-    with closing(release.database.connect()) as connection:
-        began = time.monotonic()
-        assert release.migrate()["changed"]
-        assert time.monotonic() - began < 3
-        cursor = connection.cursor()
-        cursor.execute(f"select count(*) from {LEDGER}")
-        assert cursor.fetchone() == (1,)
+    command = [APP, "hold", release.migrations, release.database.url]
+    with subprocess.Popen(list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as application:
+        assert application.stdin and application.stdout
+        assert application.stdout.readline() == "failed\n"
+        release.add("1_broken", "select 1;")
+        with pytest.raises(LockError) as error:
+            release.migrate(advisory_lock_timeout=0.3)
+        (holder,) = error.value.failed["blocked_by"]
+        assert (holder["user"], holder["state"]) == (release.database.owner, "idle in transaction (aborted)")
+        assert "An idle session keeps the lock" in error.value.recovery
+        assert release.migrate(end_idle_lock_holder=0.1)["changed"]
+        application.stdin.close()
+        assert application.wait(timeout=10) == 0
 
 
 def test_the_key_is_the_one_that_sqlx_takes(release: Release) -> None:
     """An application waits for it, and goes on once it is free."""
-    from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import lock
-
     release.add_tables(1, 1)
     with closing(release.database.connect()) as connection:
         connection.cursor().execute(f"select pg_advisory_lock({lock.key(release.database.name)})")
@@ -129,5 +130,3 @@ def test_the_key_is_the_one_that_sqlx_takes(release: Release) -> None:
         connection.close()
         assert outcome(process)[0] == 0
     assert release.versions() == [1]
-
-

@@ -83,16 +83,21 @@ class Release:
         files = self.read(ignored_chars=ignored_chars)
         policy = Policy(**_take(arguments, Policy._fields))
         options = Options(**{"controller": "tests", "advisory_lock_timeout": 20.0, **_take(arguments, Options._fields)})
-        return engine.migrate(self.target(**arguments), release.of(files), version, policy, options, engine.explainer(files))
+        answer: Dict[str, Any] = engine.migrate(
+            self.target(**arguments), release.of(files), version, policy, options, engine.explainer(files)
+        )
+        return answer
 
     def predict(self, version: Optional[int] = None, **arguments: Any) -> Dict[str, Any]:
         """What a run would do."""
         files = self.read()
         policy = Policy(**_take(arguments, Policy._fields))
-        return engine.predict(self.target(), LEDGER, release.of(files), version, policy, engine.explainer(files))
+        answer: Dict[str, Any] = engine.predict(self.target(), LEDGER, release.of(files), version, policy, engine.explainer(files))
+        return answer
 
     def info(self, **arguments: Any) -> Dict[str, Any]:
-        return engine.info(self.target(), arguments.pop("ledger_table", LEDGER), release.of(self.read()), **arguments)
+        told: Dict[str, Any] = engine.info(self.target(), arguments.pop("ledger_table", LEDGER), release.of(self.read()), **arguments)
+        return told
 
     def rows(self, table: str = LEDGER) -> List[Row]:
         """The ledger."""

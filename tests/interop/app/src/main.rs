@@ -3,6 +3,7 @@
 //!     app embedded URL        apply the registry's migrations, which are part of the program
 //!     app run DIRECTORY URL   apply the migrations of a directory
 //!     app undo DIRECTORY TARGET URL
+//!     app hold DIRECTORY URL  the same as run, but keep the pool open, whatever happened, until the input ends
 //!     app names DIRECTORY     say how sqlx reads file names: each line of the input is a name in hexadecimal; the
 //!                             answer is `ignored`, `refused`, or kind, version and description (in hexadecimal).
 //!                             The directory must be empty, and better be in memory.
@@ -28,6 +29,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
         ["undo", directory, target, url] => {
             let pool = PgPool::connect(url).await?;
             Migrator::new(Path::new(directory)).await?.undo(&pool, target.parse()?).await?
+        }
+        ["hold", directory, url] => {
+            let pool = PgPool::connect(url).await?;
+            let outcome = Migrator::new(Path::new(directory)).await?.run(&pool).await;
+            println!("{}", if outcome.is_ok() { "done" } else { "failed" });
+            io::stdin().lock().lines().for_each(drop);
         }
         ["names", directory] => names(Path::new(directory))?,
         _ => return Err("see the comment at the top of main.rs".into()),
