@@ -422,7 +422,7 @@ class Executor:
 
     def _rows(self, step: plan.Step, migration: Migration, seconds: float) -> str:
         """Statements that say that a step is done."""
-        nanoseconds = round(seconds * 1e9)
+        nanoseconds = _nanoseconds(seconds)
         record = self._history.record(step.version, step.action, DONE, nanoseconds)
         if step.action == plan.APPLY:
             return record + self._ledger.finish(step.version, nanoseconds, migration.checksum)
@@ -468,13 +468,21 @@ class Executor:
                     AdvisoryLock(session).acquire(self._options.advisory_lock_timeout)
                 except LockError as error:
                     raise ConnectionFailed(_COMMIT_LOST + error.message, error.failed, _COMMIT_UNKNOWN) from error
-                row = Ledger(session, self._ledger.name.sql).row(step.version)
-        else:
-            self._session.rollback()
-            row = self._ledger.row(step.version)
+                return self._is_recorded(unconfirmed.done, session)
+        self._session.rollback()
+        return self._is_recorded(unconfirmed.done, self._session)
+
+    def _is_recorded(self, done: Done, session: Session) -> bool:
+        step = done.step
+        ledger = Ledger(session, self._ledger.name.sql)
+        if step.action in (plan.APPLY, plan.REVERT):
+            # Another run may have done the same meanwhile; the side table's entry is as old as the ledger's row, and ours.
+            history = History(session, ledger, self._release.digest, self._options.controller)
+            return history.tells(step.version, step.action, _nanoseconds(done.seconds))
+        row = ledger.row(step.version)
         if step.action == plan.REPAIR:
-            return row is None or row.checksum == unconfirmed.done.checksum
-        return row is None if step.action == plan.REVERT else row is not None and row.success
+            return row is None or row.checksum == done.checksum
+        return row is not None
 
     def _reconnect(self) -> Session:
         """A new connection to a server that may be restarting.
@@ -540,6 +548,10 @@ class Executor:
 
 
 _PAST = {plan.APPLY: "applied", plan.REVERT: "reverted", plan.BASELINE: "recorded", plan.REPAIR: "repaired"}
+
+
+def _nanoseconds(seconds: float) -> int:
+    return round(seconds * 1e9)
 
 
 def read_rows(session: Session, ledger: Ledger) -> t.List[plan.Row]:

@@ -92,6 +92,17 @@ class History:
             )
         )
 
+    def tells(self, version: int, action: str, nanoseconds: int) -> bool:
+        """Whether this run has recorded that it did this, in so much time."""
+        return bool(
+            self._session.value(
+                "select exists (select from {0} where version = {1} and action = {2} and outcome = {3} and duration_ns = {4}"
+                " and controller = {5} and release = {6})".format(
+                    self.table.sql, version, literal(action), literal(DONE), nanoseconds, literal(self._controller), literal(self._release)
+                )
+            )
+        )
+
     def begun(self, versions: t.Iterable[int]) -> t.Dict[int, str]:
         """The action that was begun last on each of these versions."""
         wanted = ", ".join(str(version) for version in versions)

@@ -15,7 +15,7 @@ import typing as t
 from . import statements
 from .errors import PlanError
 from .history import DONE, STATEMENT, History, statement_digest
-from .sender import DEADLOCK, Sender
+from .sender import DEADLOCK, TRANSIENT, Sender
 from .session import ServerError, identifier, literal, milliseconds
 from .source import Script
 
@@ -24,6 +24,16 @@ _COMMIT = re.compile(r"\b(?:commit|rollback)\b", re.IGNORECASE)
 
 # SQLSTATE active_sql_transaction.
 _NOT_IN_TRANSACTION = "25001"
+
+# What a statement that was cut off says, by its first word, if it was done all the same: undefined_object,
+# undefined_table and invalid_catalog_name; duplicate_database and duplicate_object.
+_DONE_ALREADY = {
+    "drop": ("42704", "3D000"),
+    "alter": ("42P01",),
+    "commit": ("42704",),
+    "rollback": ("42704",),
+    "create": ("42P04", "42710"),
+}
 
 
 def finished(history: History, version: int, script: Script, parts: t.Sequence[statements.Statement]) -> int:
@@ -70,8 +80,23 @@ def run(sender: Sender, history: History, version: int, position: int, statement
         # Not tried again: what it committed before it failed may be anything.
         sender.send(statement.text)
     else:
-        sender.patiently(lambda: _alone(sender, statement, interrupted), (DEADLOCK,))
-    sender.send(record)
+        sender.patiently(lambda: _alone(sender, statement, interrupted), _transient(statement))
+    try:
+        sender.send("set lock_timeout = {0};".format(milliseconds(sender.session.target.lock_timeout)) + record)
+    except ServerError:
+        # Done, and it cannot be said: whoever comes next must take it for cut off, not for failed.
+        sender.session.close()
+        raise
+
+
+def _is_beside(statement: statements.Statement) -> bool:
+    """Whether a statement waits for others without holding anybody up meanwhile."""
+    return "concurrently" in statement.head
+
+
+def _transient(statement: statements.Statement) -> t.Sequence[str]:
+    # One that goes beside others has waited long enough, see _alone.
+    return (DEADLOCK,) if _is_beside(statement) else TRANSIENT
 
 
 def _may_commit(statement: statements.Statement) -> bool:
@@ -80,23 +105,25 @@ def _may_commit(statement: statements.Statement) -> bool:
 
 
 def _alone(sender: Sender, statement: statements.Statement, interrupted: bool) -> None:
-    """Send a statement that PostgreSQL runs in no transaction; an index that a failed build left behind goes first."""
+    """Send a statement that PostgreSQL runs in no transaction; what a failed build left behind goes first."""
     build = statements.concurrent_index(statement)
     valid = _index_valid(sender, build)
     if valid and interrupted:
         # It was built, and the run cut off before it could say so.
         return
-    # Such a statement waits for others without holding anybody up, so it gets the time of all tries at once.
-    timeout = sender.session.target.lock_timeout
-    sender.send("set lock_timeout = {0}".format(milliseconds(timeout * (sender.retries + 1))))
+    if _is_beside(statement):
+        # It gets the time of all tries at once.
+        sender.send("set lock_timeout = {0}".format(milliseconds(sender.session.target.lock_timeout * (sender.retries + 1))))
+    leftovers = _leftovers(sender, statement)
+    if build is not None and valid is False:
+        leftovers.append(_index_name(sender, build))
+    for name in leftovers:
+        sender.send("drop index concurrently " + name)
     try:
-        if build is not None and valid is False:
-            sender.send("drop index concurrently " + _index_name(sender, build))
         sender.send(statement.text)
-    finally:
-        if not sender.session.lost:
-            # Not by send, which would forget who blocked.
-            sender.session.run("set lock_timeout = {0}".format(milliseconds(timeout)))
+    except ServerError as error:
+        if not interrupted or error.pgcode not in _DONE_ALREADY.get(statement.head[0], ()):
+            raise
 
 
 def _index_valid(sender: Sender, build: t.Optional[statements.IndexBuild]) -> t.Optional[bool]:
@@ -119,3 +146,18 @@ def _index_name(sender: Sender, build: statements.IndexBuild) -> str:
         )
     )
     return "{0}.{1}".format(identifier(schema), build.name)
+
+
+def _leftovers(sender: Sender, statement: statements.Statement) -> t.List[str]:
+    """The half-built copies that an earlier REINDEX CONCURRENTLY of the same index or table has left."""
+    name = statements.concurrent_reindex(statement)
+    if name is None:
+        return []
+    found = sender.session.rows(
+        "select quote_ident(n.nspname) || '.' || quote_ident(c.relname) from pg_index i join pg_class c on c.oid = i.indexrelid"
+        " join pg_namespace n on n.oid = c.relnamespace where not i.indisvalid and c.relname ~ '_cc(new|old)[0-9]*$'"
+        " and i.indrelid in (select to_regclass({0})::oid union select indrelid from pg_index where indexrelid = to_regclass({0}))".format(
+            literal(name)
+        )
+    )
+    return [each for (each,) in found]

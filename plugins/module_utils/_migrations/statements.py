@@ -265,3 +265,11 @@ def concurrent_index(statement: Statement) -> t.Optional[IndexBuild]:
         after = after[1:]
     table = after[0] + ("." + after[2] if after[1:2] == ["."] else "")
     return IndexBuild("".join(named) or None, table)
+
+
+def concurrent_reindex(statement: Statement) -> t.Optional[str]:
+    """The name in a REINDEX ... CONCURRENTLY, as written; None for any other statement."""
+    head = statement.head
+    if head[0] != "reindex" or "concurrently" not in head:
+        return None
+    return "".join(head[-3:] if head[-2:-1] == (".",) else head[-1:])
