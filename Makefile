@@ -3,6 +3,9 @@
 .SUFFIXES:
 
 ARGS =
+N =
+SEED =
+FROM =
 BENCH =
 ROLE = $(GEERLINGGUY_ROLE)
 CHECK = .venv/bin/python scripts/check.py
@@ -50,6 +53,10 @@ unit: setup-tests ## unit tests
 .PHONY: integration
 integration: setup-tests ## tests against PostgreSQL servers of their own
 	@$(CHECK) integration
+
+.PHONY: faults
+faults: setup-tests ## kill runs at every step: make faults N=1000 SEED=7
+	@N=$(N) SEED=$(SEED) FROM=$(FROM) .venv/bin/pytest tests/faults
 
 .PHONY: acceptance
 acceptance: setup-tests ## `make deploy` and all that follows on fresh Debian machines, in containers
