@@ -11,7 +11,7 @@ import pytest
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.errors import ExecutionError, PlanError
 from support import registry
 from support.migrations import HISTORY, LEDGER, Release, Row, checksum
-from support.sqlx import Cli, SqlxError, app
+from support.sqlx import Cli, SqlxError, app, since
 
 MARKER = "-- no-transaction\n"
 
@@ -137,9 +137,9 @@ def test_every_order_of_both_tools(release: Release, cli: Cli) -> None:
     look_alike(release, cli, applied, [])
 
 
+# --target-version came with it.
+@pytest.mark.parametrize("cli", since("0.7.2"), indirect=True)
 def test_targets_of_either(release: Release, cli: Cli) -> None:
-    if cli.number < [0, 7, 2]:
-        pytest.skip("--target-version came with 0.7.2")
     for file in FILES:
         if file.down is not None:
             add(release, file)
@@ -155,9 +155,9 @@ def test_targets_of_either(release: Release, cli: Cli) -> None:
     look_alike(release, cli, files, [])
 
 
+# -- no-transaction came with 0.8.0, for down files with this one.
+@pytest.mark.parametrize("cli", since("0.8.3"), indirect=True)
 def test_an_index_outside_of_transactions_by_either(release: Release, cli: Cli) -> None:
-    if cli.number < [0, 8, 3]:
-        pytest.skip("-- no-transaction came with 0.8.0, for down files with 0.8.3")
     release.add("1_rows", "create table rows as select generate_series(1, 100) as id;", "drop table rows;")
     release.add("2_index", MARKER + "create index concurrently i on rows (id);", MARKER + "drop index concurrently i;")
     for up, down in (
@@ -173,9 +173,8 @@ def test_an_index_outside_of_transactions_by_either(release: Release, cli: Cli) 
         assert (release.versions(), release.has("i")) == ([1], False)
 
 
+@pytest.mark.parametrize("cli", since("0.8.0"), indirect=True)
 def test_several_statements_outside_are_ours_alone(release: Release, cli: Cli) -> None:
-    if cli.number < [0, 8]:
-        pytest.skip("-- no-transaction came with 0.8.0")
     release.add("1_rows", "create table rows as select generate_series(1, 100) as id;")
     release.add("2_index", MARKER + "create index concurrently i on rows (id);\ncreate index concurrently j on rows (id);")
     release.migrate(1)
@@ -247,9 +246,8 @@ def test_a_baseline_is_what_sqlx_takes_for_applied(release: Release, cli: Cli) -
     assert (release.versions(), release.has("t2")) == ([1], False)
 
 
+@pytest.mark.parametrize("cli", since("0.9.0"), indirect=True)
 def test_options_of_0_9(release: Release, cli: Cli, tmp_path: Path) -> None:
-    if cli.number < [0, 9]:
-        pytest.skip("sqlx.toml came with 0.9.0")
     config = tmp_path / "sqlx.toml"
     config.write_text('[migrate]\ntable-name = "books.ledger"\nignored-chars = ["\\r"]\ncreate-schemas = ["books"]\n')
     script = release.add("1_text", "select 1;\r\nselect 2;\r\n")

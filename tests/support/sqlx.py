@@ -26,11 +26,16 @@ class SqlxError(Exception):
     """sqlx ended with an error; the message is what it printed."""
 
 
-def build(*versions: str) -> None:
+def since(version: str) -> List[str]:
+    """The versions under test that are not older than one."""
+    return [each for each in VERSIONS if Cli(each).number >= Cli(version).number]
+
+
+def build() -> None:
     """Have the programs built, unless they are there."""
     if shutil.which("cargo"):
-        subprocess.run([INTEROP / "build", *(versions or VERSIONS)], check=True)
-    elif missing := [path for path in (APP, *(Cli(version).program for version in versions)) if not path.exists()]:
+        subprocess.run([INTEROP / "build", *VERSIONS], check=True)
+    elif missing := [path for path in (APP, *(Cli(version).program for version in VERSIONS)) if not path.exists()]:
         pytest.skip(f"there is no cargo to build {missing[0]} with")
 
 
