@@ -72,7 +72,8 @@ object_right (name, grantee, privilege, wanted) as (
   from object o
     cross join aclexplode(o.acl) as a
     left join role r on r.oid = a.grantee
-  where a.grantee = 0 or r.kind <> 'owner' or r.name = o.owner
+  -- What another one has as the owner, goes with the ownership.
+  where a.grantee = 0 or (r.name = o.owner) = (r.kind = 'owner')
 ),
 object_change as (
   select name, grantee, privilege, bool_or(wanted) as wanted
@@ -252,11 +253,15 @@ refusal (message) as (
   from current c cross join wanted w
   where w.locale <> '' and lower(replace(w.locale, '-', '')) <> lower(replace(c.locale, '-', ''))
   union all
+  -- Somebody else's, unless all that is in it is ours, or there is nothing and the superuser has just made it.
   select format('The database %%I belongs to %%I%%s. Set database_adopt to true to hand it and all that lies in its schemas over to %%I, or choose another'
                 ' database_name.', c.name, c.owner, case when c.owner_is_superuser then ' and is not empty' else '' end, w.owner)
-  from current c cross join wanted w
+  from current c
+    cross join wanted w
+    cross join (select count(*) as total, count(*) filter (where e.owner = o.oid) as ours
+                from existing e join role o on o.kind = 'owner') as inside
   where c.owner <> w.owner and not w.adopt
-    and (not c.owner_is_superuser or exists (select from existing))
+    and (inside.ours < inside.total or (inside.total = 0 and not c.owner_is_superuser))
   union all
   select format('The role %%I is the superuser that the cluster was made with; choose another database_name.', r.name) from role r where r.oid = 10
 )
