@@ -384,7 +384,10 @@ def main() -> None:
             carried, explain = release.of(files), engine.explainer(files)
         policy = _arguments.policy(params)
         if module.check_mode:
-            answer = engine.predict(target, params["ledger_table"], carried, version, policy, explain)
+            asked = None if params["assume_empty"] else target
+            answer = engine.predict(
+                asked, params["ledger_table"], carried, version, policy, explain, params["allow_transaction_control"]
+            )
         else:
             options = Options(
                 params["ledger_table"],

@@ -10,7 +10,7 @@ import typing as t
 
 from . import checksum, fingerprint, plan
 from .errors import ConnectionFailed, MigrationError
-from .executor import DEFAULTS, Done, Executor, Options, read_rows
+from .executor import DEFAULTS, Done, Executor, Options, check_scripts, read_rows
 from .ledger import Ledger
 from .release import Release
 from .session import ServerError, Session, Target
@@ -98,20 +98,23 @@ def predicted(release: Release, rows: t.Sequence[plan.Row], planned: plan.Plan, 
 
 
 def predict(
-    target: Target,
+    target: t.Optional[Target],
     ledger_table: str,
     release: Release,
     wanted: t.Optional[int],
     policy: plan.Policy,
     explain: plan.Explain = plan.unexplained,
+    allow_transaction_control: bool = False,
 ) -> Data:
     """What ``migrate`` would do; nothing is written.
 
+    :param target: None for a database that is not there yet.
     :raises MigrationError: as migrate would, before it touched anything.
     """
-    seen = look(target, ledger_table, release.digest)
+    seen: Data = look(target, ledger_table, release.digest) if target else {"rows": [], "fingerprint": None}
     rows = rows_of(seen, release.files)
     planned = plan.make(release.files, release.only_down, rows, wanted, policy, explain)
+    check_scripts(release, planned, allow_transaction_control)
     return predicted(release, rows, planned, seen["fingerprint"])
 
 
