@@ -157,7 +157,10 @@ def test_a_deferred_trigger_sees_the_session_of_its_file(release: Release) -> No
 def test_transaction_control_is_refused_before_anything_runs(release: Release, text: str, line: int) -> None:
     release.add_tables(1, 1)
     script = release.add("2_control", text)
+    with pytest.raises(ExecutionError) as predicted:
+        release.predict()
     error = failure(release)
+    assert error.message == predicted.value.message
     assert (error.failed["file"], error.failed["line"], error.failed["version"]) == (str(script), line, 2)
     assert f"{script}, line {line}: " in error.message
     assert not release.has(LEDGER)

@@ -84,6 +84,7 @@ def test_where_files_are_and_how_they_travel(release: Release, later: Release, t
         tmp_path,
         [
             task("migration", {**nowhere, "assume_empty": True}, check_mode=True, diff=True),
+            task("migration", {**host, "remote_src": True, "login_port": 1, "assume_empty": True}, check_mode=True),
             task("migration", {**host, "remote_src": True}, check_mode=True, diff=True),
             task("migration", {**host, "remote_src": True, "version": "1"}, diff=True),
             task("migration_info", {**host, "remote_src": True}),
@@ -94,9 +95,10 @@ def test_where_files_are_and_how_they_travel(release: Release, later: Release, t
         ],
         *("--vault-password-file", str(tmp_path / "word")),
     )
-    assert len(played.results) == 8, played.results[-1]["msg"]
-    absent, predicted, made, info, background, again, vault_check, vault = played.results
+    assert len(played.results) == 9, played.results[-1]["msg"]
+    absent, absent_there, predicted, made, info, background, again, vault_check, vault = played.results
     assert (absent["changed"], versions(absent["applied"])) == (True, [1, 2, 3])
+    assert (absent_there["changed"], versions(absent_there["applied"])) == (True, [1, 2])
     assert shown(absent)[2] == "create table secret (id int);"
     assert (predicted["changed"], versions(predicted["applied"]), shown(predicted)) == (
         True,
