@@ -460,7 +460,6 @@ class Executor:
 
     def _committed(self, unconfirmed: _Unconfirmed) -> bool:
         """Whether a step is in the database whose commit got no clear answer."""
-        step = unconfirmed.step
         if self._session.lost:
             with self._reconnect() as session:
                 # The old backend may be about to commit still; its lock comes free when it is gone.
