@@ -367,7 +367,8 @@ def main() -> None:
     # The SQL must reach no log, and must not be masked in what comes back; connections are logged by the server anyway.
     module = AnsibleModule(argument_spec=_arguments.MIGRATION, supports_check_mode=True, no_log=True)
     params = module.params
-    request = json.loads(params["payload"] or "{}")
+    # What was sent is not news: it must not come back among the arguments.
+    request = json.loads(params.pop("payload") or "{}")
     explain: plan.Explain = plan.unexplained
     try:
         version = _arguments.wanted(params["version"])

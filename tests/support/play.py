@@ -41,13 +41,16 @@ def task(module: str, arguments: Dict[str, Any], **keywords: Any) -> Dict[str, A
     return {f"{COLLECTION}.{module}": arguments, **keywords}
 
 
-def play(directory: Path, tasks: List[Dict[str, Any]], *options: str, **environment: str) -> Played:
-    """Run tasks on this machine, with the Python and the psycopg2 of its distribution, as on a managed host."""
+def ansible_playbook(directory: Path, tasks: List[Dict[str, Any]], *options: str, **environment: str) -> str:
+    """Run tasks on this machine, with the Python and the psycopg2 of its distribution, as on a managed host.
+
+    :returns: what is printed.
+    """
     book = directory / "play.yml"
     book.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
     settings = directory / "ansible.cfg"
     settings.touch()
-    ended = subprocess.run(
+    return subprocess.run(
         [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "-c", "local", str(book), *options],
         env={
             **os.environ,
@@ -56,7 +59,6 @@ def play(directory: Path, tasks: List[Dict[str, Any]], *options: str, **environm
             "ANSIBLE_HOME": str(directory / "home"),
             "ANSIBLE_PYTHON_INTERPRETER": "/usr/bin/python3",
             "ANSIBLE_PIPELINING": "1",
-            "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
             "ANSIBLE_NOCOLOR": "1",
             **environment,
         },
@@ -65,9 +67,14 @@ def play(directory: Path, tasks: List[Dict[str, Any]], *options: str, **environm
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    )
+    ).stdout
+
+
+def play(directory: Path, tasks: List[Dict[str, Any]], *options: str, **environment: str) -> Played:
+    """Run tasks as `ansible_playbook` does, and read what each one answered."""
+    output = ansible_playbook(directory, tasks, *options, **{"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", **environment})
     try:
-        told = json.loads(ended.stdout[ended.stdout.index("{\n") : ended.stdout.rindex("\n}") + 2])
+        told = json.loads(output[output.index("{\n") : output.rindex("\n}") + 2])
     except ValueError:
-        raise AssertionError(ended.stdout) from None
-    return Played([each["hosts"]["localhost"] for each in told["plays"][0]["tasks"]], ended.stdout)
+        raise AssertionError(output) from None
+    return Played([each["hosts"]["localhost"] for each in told["plays"][0]["tasks"]], output)
