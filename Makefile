@@ -58,6 +58,10 @@ integration: setup-tests ## tests against PostgreSQL servers of their own
 faults: setup-tests ## kill runs at every step: make faults N=1000 SEED=7
 	@N=$(N) SEED=$(SEED) FROM=$(FROM) .venv/bin/pytest tests/faults
 
+.PHONY: interop
+interop: setup-tests ## with real sqlx, of four versions and as a library
+	@SQLX_VERSIONS="$${SQLX_VERSIONS:-0.6.3 0.7.4 0.8.6 0.9.0}" $(CHECK) interop
+
 .PHONY: acceptance
 acceptance: setup-tests ## `make deploy` and all that follows on fresh Debian machines, in containers
 	@$(CHECK) machines

@@ -69,6 +69,8 @@ class Story:
     machine: Machine
     user: str
     steps: dict[str, bool] = field(default_factory=dict)
+    seen: dict[str, dict[str, str]] = field(default_factory=dict)
+    """The fingerprints of both databases, by version."""
 
     @property
     def checkout(self) -> str:
@@ -208,7 +210,6 @@ class Story:
 
     def goes_back_and_forth(self) -> None:
         """Down to nothing and up again, with the same fingerprint at each version."""
-        seen: dict[str, dict[str, str]] = {}
 
         def rolls_back(version: str, *left: str) -> None:
             rollback = ("playbooks/rollback.yml", f"-e migrations_version={version}")
@@ -221,7 +222,7 @@ class Story:
 
         def compares(version: str) -> None:
             found = self.fingerprints()
-            expect(seen.setdefault(version, found) == found, f"at {version} it was {seen[version]}, and now is {found}")
+            expect(self.seen.setdefault(version, found) == found, f"at {version} it was {self.seen[version]}, and now is {found}")
 
         with self.step("status shows the fingerprints"):
             compares(SECOND)
@@ -296,6 +297,11 @@ def main() -> int:
                 story.tell()
                 stories.append(story)
 
+    if len(stories) > 1:
+        with stories[-1].step("the same fingerprints on every machine, whatever its PostgreSQL's version"):
+            for version in (FIRST, SECOND):
+                found = {story.machine.suite: story.seen.get(version, {}) for story in stories}
+                expect(len({digest for each in found.values() for digest in each.values()}) == 1, f"at {version}: {found}")
     steps = [passed for story in stories for passed in story.steps.values()]
     print(f"machines: {sum(steps)} steps passed, {len(steps) - sum(steps)} failed", flush=True)
     return int(not all(steps))
