@@ -171,6 +171,7 @@ class Executor:
             with self._reported(Where()):
                 return self._run()
         finally:
+            self._write_durations()
             self._close()
 
     def rehearse(self) -> t.Tuple[Rehearsed, ...]:
@@ -184,6 +185,14 @@ class Executor:
                 return tuple(Rehearsal(self._sender, self._release).run(planned))
         finally:
             self._close()
+
+    def _write_durations(self) -> None:
+        """Tell the ledger how long everything took, in one statement: until then it says what sqlx says before it knows."""
+        took = {done.step.version: _nanoseconds(done.seconds) for done in self._done if done.step.action == plan.APPLY}
+        if took and not self._session.lost and not self._session.in_transaction:
+            # The history has it in any case.
+            with contextlib.suppress(ServerError):
+                self._session.run(self._ledger.write_durations(took))
 
     def _close(self) -> None:
         self._sender.close()
@@ -336,7 +345,7 @@ class Executor:
             # Deferred triggers run with the settings of their file; what this sets lasts as long as the transaction.
             closing += "set constraints all immediate;"
         seconds = time.monotonic() - began
-        closing += self._session.reset + self._rows(step, migration, seconds)
+        closing += self._session.reset + self._history.record(step.version, step.action, DONE, _nanoseconds(seconds))
         done = Done(step, migration.description, migration.checksum, seconds, self._notices())
         self._unconfirmed = _Unconfirmed(step, script, closing, done)
         if b"advisory" in script.content.lower() and not self._together:
@@ -421,7 +430,7 @@ class Executor:
         return self._ledger.insert(step.version, migration.description, migration.checksum, success=False)
 
     def _rows(self, step: plan.Step, migration: Migration, seconds: float) -> str:
-        """Statements that say that a step is done."""
+        """Statements that say that a step outside transactions is done."""
         nanoseconds = _nanoseconds(seconds)
         record = self._history.record(step.version, step.action, DONE, nanoseconds)
         if step.action == plan.APPLY:

@@ -185,6 +185,12 @@ class Ledger:
             self.name.sql, nanoseconds, bytea(checksum), version
         )
 
+    def write_durations(self, nanoseconds: t.Mapping[int, int]) -> str:
+        values = ", ".join("({0}, {1})".format(*item) for item in nanoseconds.items())
+        return "update {0} l set execution_time = took from (values {1}) known (version, took) where l.version = known.version".format(
+            self.name.sql, values
+        )
+
     def mark_dirty(self, version: int) -> str:
         return "update {0} set success = false where version = {1};".format(self.name.sql, version)
 
