@@ -236,9 +236,9 @@ def test_ten_runs_at_once_apply_everything_once(release: Release) -> None:
     release.add("9_rows", "insert into t1 select generate_series(1, 20000);")
     release.add("10_index", "-- no-transaction\ncreate index concurrently i on t1 (id);\nanalyze t1;\ncreate unique index concurrently u on t1 (id);")
     release.add_tables(11, 20)
-    outputs = [finish(run) for run in [start(release) for _ in range(10)]]
-    assert [error for _, error in outputs] == [""] * 10
-    applied = sorted(output.strip() for output, _ in outputs)
+    outputs = [finish(run) for run in [start(release) for _unused in range(10)]]
+    assert [error for _unused, error in outputs] == [""] * 10
+    applied = sorted(output.strip() for output, _unused in outputs)
     assert applied == [str(list(range(1, 21)))] + ["[]"] * 9
     assert release.versions() == list(range(1, 21))
     done = f"select version, count(*) from {HISTORY} where action = 'apply' and outcome = 'done' group by 1 having count(*) > 1"

@@ -36,7 +36,7 @@ def activity(database: Database) -> Any:
         "select relname, (select array_agg(xmin::text order by a.attnum) from pg_attribute a where attrelid = c.oid) from pg_class c"
         " where relnamespace = 'public'::regnamespace order by 1"
     )
-    rows = [database.execute(f'select xmin::text, xmax::text, ctid::text from public."{name}"') for name, _ in tables if name in (LEDGER, HISTORY)]
+    rows = [database.execute(f'select xmin::text, xmax::text, ctid::text from public."{name}"') for name, _unused in tables if name in (LEDGER, HISTORY)]
     return tables, rows, database.execute("select txid_snapshot_xmax(txid_current_snapshot())")
 
 
@@ -106,7 +106,7 @@ AS_SQLX_HAS_IT = {
 
 def test_rows_are_those_of_sqlx(release: Release) -> None:
     release.migrations.mkdir()
-    for name, (_, _, text) in AS_SQLX_HAS_IT.items():
+    for name, (_unused, _unused, text) in AS_SQLX_HAS_IT.items():
         (release.migrations / name).write_bytes(text.encode())
     release.migrate()
     assert release.rows() == [Row(version, description, True, checksum(text)) for version, description, text in AS_SQLX_HAS_IT.values()]

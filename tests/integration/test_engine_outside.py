@@ -139,7 +139,7 @@ def test_another_index_of_the_same_name_is_an_error_every_time(release: Release)
     release.migrate()
     release.database.execute("alter table rows add other int; create index i on rows (other)")
     release.add("2_index", MARKER + "create index concurrently i on rows (id);")
-    for _ in range(2):
+    for _unused in range(2):
         assert failure(release).failed["sqlstate"] == "42P07"
     release.database.execute("drop index i")
     release.migrate()

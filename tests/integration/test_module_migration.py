@@ -159,9 +159,9 @@ def test_wrong_inputs_are_one_clear_error_and_change_nothing(release: Release, t
         ({**good, "out_of_order": "maybe"}, "value of out_of_order must be one of"),
         ({**good, "sauce": "x"}, "sauce"),
     ]
-    played = play(tmp_path, [task("migration", arguments, ignore_errors=True, diff=True) for arguments, _ in wrong])
+    played = play(tmp_path, [task("migration", arguments, ignore_errors=True, diff=True) for arguments, _unused in wrong])
     assert len(played.results) == len(wrong)
-    for result, (_, said) in zip(played.results, wrong):
+    for result, (_unused, said) in zip(played.results, wrong):
         assert result["failed"] and not result["changed"], said
         assert re.search(said, result["msg"]), result["msg"]
         assert "Traceback" not in str(result), result

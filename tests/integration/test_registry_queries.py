@@ -282,7 +282,7 @@ def test_a_query_is_served_by_its_index(filled: Filled, query: Query) -> None:
     statement = query.sql.format(subject=filled.subject, id=filled.id)
     with closing(filled.database.connect()) as connection, connection.cursor() as cursor:
         # A connection's first time also reads the catalogue.
-        for _ in range(2):
+        for _unused in range(2):
             cursor.execute(f"explain (analyze, buffers, format json) {statement}")
             [([explained],)] = cursor.fetchall()
             connection.rollback()
@@ -365,7 +365,7 @@ def test_precedence_is_that_of_semver_org(database: Database) -> None:
     source = random.Random(11)
     identifiers = ["0", "1", "2", "9", "10", "11", "99999999999999999999", "100000000000000000000", "a", "A", "alpha", "alpha-1", "beta", "-", "--", "1a", "rc"]
     prereleases: List[Optional[str]] = [None, "alpha", "alpha.1", "alpha.beta", "beta", "beta.2", "beta.11", "rc.1"]
-    prereleases += [".".join(source.choices(identifiers, k=source.randint(1, 4))) for _ in range(1000)]
+    prereleases += [".".join(source.choices(identifiers, k=source.randint(1, 4))) for _unused in range(1000)]
     prereleases = list(dict.fromkeys(prereleases))
     source.shuffle(prereleases)
 
@@ -388,7 +388,7 @@ def test_latest_is_the_highest_version_alive(database: Database) -> None:
     registry.migrate(database)
     versions = ["1.0.0-alpha", "1.0.0-rc.1", "1.0.0", "1.0.0-beta.11", "1.9.0", "1.10.0", "1.1000.0-rc.2", "1.1000.0", "1.1000.0-rc.10"]
     for version in random.Random(2).sample(versions, len(versions)):
-        numbers, _, prerelease = version.partition("-")
+        numbers, _unused, prerelease = version.partition("-")
         database.execute(
             f"""insert into schemas (subject, {VERSION}, version_prerelease, schema_type, content, metadata, compatibility_level)
                values ('orders', %s, %s, %s, %s, 'JSON', '{{}}', '{{"state": "ACTIVE"}}', 'FULL')""",

@@ -346,7 +346,7 @@ def test_history_may_become_hypertables(migrated: Database) -> None:
         """,
         [list(history)],
     )
-    assert {table for table, _ in keys} == set(history)
+    assert {table for table, _unused in keys} == set(history)
     assert [table for table, columns in keys if history[table] not in columns] == []
 
 

@@ -32,9 +32,9 @@ BYTES = [b"\xe9", b"\xc3", b"\xf0\x9f\x90", b"\xc0\x80", b"\xed\xa0\x80", b"\xff
 def generated() -> Iterator[bytes]:
     yield from (name.encode() for name in NAMES)
     chance = random.Random(7)
-    for _ in range(COUNT - len(NAMES)):
+    for _unused in range(COUNT - len(NAMES)):
         version = chance.choice(["", "", "1", "7", "0042", "-3", "+8"]) + chance.choice(["_", "_", ""])
-        parts = [chance.choice(PIECES).encode() for _ in range(chance.randrange(1, 9))]
+        parts = [chance.choice(PIECES).encode() for _unused in range(chance.randrange(1, 9))]
         if chance.random() < 0.1:
             parts.insert(chance.randrange(len(parts) + 1), chance.choice(BYTES))
         name = (version.encode() + b"".join(parts)).replace(b"/", b"")

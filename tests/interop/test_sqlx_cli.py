@@ -110,7 +110,7 @@ def test_every_order_of_both_tools(release: Release, cli: Cli) -> None:
     release.migrate()
     followed: Set[Tuple[str, str]] = set()
     before = ""
-    for _ in range(60):
+    for _unused in range(60):
         # Only what has a way back is ever on top of the walk's ground.
         may_revert = len(applied) > 1 and applied[-1].down is not None
         steps: List[Callable[[Release, Cli], None]] = [revert_ours, revert_theirs] if may_revert else []
@@ -161,9 +161,9 @@ def test_an_index_outside_of_transactions_by_either(release: Release, cli: Cli) 
     release.add("1_rows", "create table rows as select generate_series(1, 100) as id;", "drop table rows;")
     release.add("2_index", MARKER + "create index concurrently i on rows (id);", MARKER + "drop index concurrently i;")
     for up, down in (
-        (lambda: release.migrate(), lambda: release.migrate(1, allow_revert=True)),
+        (release.migrate, lambda: release.migrate(1, allow_revert=True)),
         (lambda: cli.migrate("run", release), lambda: release.migrate(1, allow_revert=True)),
-        (lambda: release.migrate(), lambda: cli.migrate("revert", release)),
+        (release.migrate, lambda: cli.migrate("revert", release)),
         (lambda: cli.migrate("run", release), lambda: cli.migrate("revert", release)),
     ):
         up()

@@ -68,11 +68,11 @@ def each_once(release: Release) -> None:
 def test_everybody_at_once(release: Release, cli: Cli, attempt: int) -> None:
     fill(release)
     processes = []
-    for _ in range(3):
+    for _unused in range(3):
         processes += [applications(release), ours(release), theirs(release, cli)]
     outcomes = [outcome(process) for process in processes]
     ours_too: List[Tuple[int, str]] = outcomes[1::3]
-    assert all(code == 0 for code, _ in ours_too), ours_too
+    assert all(code == 0 for code, _unused in ours_too), ours_too
     # Who finds the work half done by one without a lock may give up, but never with half a migration.
     assert not release.migrate()["changed"]
     each_once(release)
@@ -81,8 +81,8 @@ def test_everybody_at_once(release: Release, cli: Cli, attempt: int) -> None:
 def test_applications_and_runs_of_ours_never_fail(release: Release) -> None:
     """All of them lock: whoever comes first does everything."""
     fill(release)
-    outcomes = [outcome(process) for process in [start_one(release) for _ in range(4) for start_one in (applications, ours)]]
-    assert [code for code, _ in outcomes] == [0] * 8, outcomes
+    outcomes = [outcome(process) for process in [start_one(release) for _unused in range(4) for start_one in (applications, ours)]]
+    assert [code for code, _unused in outcomes] == [0] * 8, outcomes
     each_once(release)
 
 
@@ -92,9 +92,9 @@ def test_an_application_waits_while_an_index_is_built(release: Release) -> None:
     (release.migrations / "7_step.sql").write_text(
         "-- no-transaction\ninsert into steps values (7);\ncreate index concurrently i on t1 (id);\ncreate index concurrently j on t2 (id);"
     )
-    processes = [ours(release)] + [applications(release) for _ in range(4)] + [ours(release) for _ in range(2)]
+    processes = [ours(release)] + [applications(release) for _unused in range(4)] + [ours(release) for _unused in range(2)]
     outcomes = [outcome(process) for process in processes]
-    assert [code for code, _ in (outcomes[0], *outcomes[5:])] == [0] * 3, outcomes
+    assert [code for code, _unused in (outcomes[0], *outcomes[5:])] == [0] * 3, outcomes
     for code, output in outcomes[1:5]:
         assert code == 0 or "PartiallyApplied" in output.replace(" ", "") or "Dirty(7)" in output or "cannot run inside a transaction" in output, output
     release.migrate()

@@ -67,6 +67,7 @@ def ansible_playbook(directory: Path, tasks: List[Dict[str, Any]], *options: str
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        check=False,
     ).stdout
 
 

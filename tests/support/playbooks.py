@@ -113,6 +113,7 @@ class Playbooks:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            check=False,
         )
         seconds = time.perf_counter() - began
         if done.returncode:

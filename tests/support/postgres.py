@@ -80,7 +80,7 @@ class Server:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_unused: object) -> None:
         try:
             if (self.data_directory / "postmaster.pid").exists():
                 self.stop(mode="immediate")
@@ -166,6 +166,7 @@ class Server:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            check=False,
         )
         if result.returncode:
             raise ServerError(f"{program} failed: {result.stderr}")
@@ -228,6 +229,7 @@ class Database:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            check=False,
         )
         if result.returncode:
             raise PsqlError(result.stdout)

@@ -32,7 +32,7 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_unused: object) -> None:
         if self._process.poll() is None:
             self._process.kill()
         self._process.communicate()

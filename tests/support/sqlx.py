@@ -41,7 +41,8 @@ def build() -> None:
 
 def run(*command: object, **environment: str) -> str:
     ended = subprocess.run(
-        list(map(str, command)), env={**os.environ, **environment}, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=90
+        list(map(str, command)), env={**os.environ, **environment}, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=90,
+        check=False,
     )
     if ended.returncode:
         raise SqlxError(ended.stdout)

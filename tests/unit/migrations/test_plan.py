@@ -429,7 +429,7 @@ def test_a_plan_reaches_the_target_by_allowed_steps_or_is_refused(
 def test_a_clean_ledger_and_a_way_back_are_never_refused(
     case: Tuple[List[File], Set[int], List[Row], Optional[int], Policy],
 ) -> None:
-    available, only_down, ledger, target, _ = case
+    available, only_down, ledger, target, _unused = case
     here = {file.version for file in available}
     assume(target in {None, 0} | here | only_down)
     available = [file._replace(reversible=True) for file in available]
