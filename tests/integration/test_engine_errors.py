@@ -315,7 +315,11 @@ class Cut:
         self.database = database
         self.arrives = arrives
         self.send: Callable[..., None] = executor.Session.run
-        monkeypatch.setattr(executor.Session, "run", lambda session, sql: self(session, sql))
+
+        def run(session: Any, sql: Any) -> None:
+            self(session, sql)
+
+        monkeypatch.setattr(executor.Session, "run", run)
 
     def __call__(self, session: Any, sql: Any) -> None:
         if isinstance(sql, str) and "commit;" in sql and "reset all" in sql:
