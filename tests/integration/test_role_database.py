@@ -191,7 +191,7 @@ def test_nobody_else_comes_in(declared: Cluster) -> None:
     declared.execute("create role passer_by login", "postgres")
     try:
         for user in ("passer_by", "orders_owner", f"{ODD}_app"):
-            with pytest.raises(psycopg2.OperationalError, match="permission denied for database|not permitted to log in"):
+            with pytest.raises(psycopg2.OperationalError, match=r"permission denied for database|not permitted to log in"):
                 declared.database().execute("select", user=user)
     finally:
         declared.execute("drop role passer_by", "postgres")
@@ -269,8 +269,7 @@ APP_MAY_MIGRATE = sql.SQL("grant {owner} to {app}; alter role {app} in database 
 
 
 def test_what_was_changed_by_hand_is_found_and_mended(declared: Cluster) -> None:
-    odd = {"search_path": ["public", 'Ü"']}
-    tasks = [declared.task(), declared.task(ODD, **odd)]
+    tasks = [declared.task(), declared.task(ODD, search_path=["public", 'Ü"'])]
     before = declared.picture()
     declared.execute(";\n".join(change for change, _mended in DRIFT))
 
@@ -313,7 +312,8 @@ def as_sqlx_does(database: Database) -> None:
 
 
 def test_passwords(declared: Cluster) -> None:
-    server, secrets = declared.server, {"migrator": MIGRATOR, "app": APP, "readonly": READONLY}
+    server = declared.server
+    secrets: Dict[str, Any] = {"migrator": MIGRATOR, "app": APP, "readonly": READONLY}
     tasks = [
         declared.task(**{f"{kind}_password": secret for kind, secret in secrets.items()}),
         declared.task(ODD, search_path=["public", 'Ü"'], app_may_migrate=True, app_password=APP),
@@ -379,11 +379,11 @@ create aggregate total (integer) (sfunc = int4pl, stype = integer);
 
 # What in the database is not the owner's.
 STRANGE = """
-select c.oid::regclass::text from pg_class c where c.relnamespace = 'public'::regnamespace and c.relowner <> %(owner)s::regrole
-union all select p.oid::regproc::text from pg_proc p where p.pronamespace = 'public'::regnamespace and p.proowner <> %(owner)s::regrole
-union all select t.oid::regtype::text from pg_type t where t.typnamespace = 'public'::regnamespace and t.typowner <> %(owner)s::regrole
-union all select nspname from pg_namespace where nspname in ('public', 'extra') and nspowner <> %(owner)s::regrole
-union all select datname from pg_database where datname = current_database() and datdba <> %(owner)s::regrole
+select c.oid::regclass::text from pg_class c where c.relnamespace = 'public'::regnamespace and c.relowner <> {owner}
+union all select p.oid::regproc::text from pg_proc p where p.pronamespace = 'public'::regnamespace and p.proowner <> {owner}
+union all select t.oid::regtype::text from pg_type t where t.typnamespace = 'public'::regnamespace and t.typowner <> {owner}
+union all select nspname from pg_namespace where nspname in ('public', 'extra') and nspowner <> {owner}
+union all select datname from pg_database where datname = current_database() and datdba <> {owner}
 """
 
 
@@ -433,7 +433,7 @@ def test_a_database_of_somebody_elses_is_refused_until_it_is_adopted(declared: C
     ]
     declared.run(tasks)
     for name in ("foreign_one", "superusers"):
-        assert declared.database(name).execute(STRANGE, {"owner": f"{name}_owner"}, user="postgres") == []
+        assert declared.database(name).execute(STRANGE.format(owner=f"'{name}_owner'::regrole"), user="postgres") == []
         assert declared.database(name).execute("select addressed(1), total(id) from inherited", user=f"{name}_app") == [(1, None)]
     again = declared.run([declared.task("foreign_one", schemas=["public", "extra"]), declared.task("superusers"), declared.task("fresh")])
     assert again.changed == {HOST: 0}, again.output
