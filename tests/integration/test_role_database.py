@@ -42,8 +42,7 @@ class Cluster:
     def attempt(self, name: str, **variables: Any) -> Dict[str, Any]:
         """The role for one database, which must be refused; the reason is shown."""
         shown = {"ansible.builtin.debug": {"msg": "REFUSED {{ ansible_failed_result.msg }}"}}
-        taken = {"ansible.builtin.fail": {"msg": f"{name} was taken"}, "when": "ansible_failed_task is not defined"}
-        return {"block": [self.task(name, **variables)], "rescue": [shown], "always": [taken]}
+        return {"block": [self.task(name, **variables)], "rescue": [shown]}
 
     def run(self, tasks: List[Dict[str, Any]], *arguments: str) -> Run:
         return self.playbooks.run(tasks, *arguments)
