@@ -29,6 +29,9 @@ _SQLX_SETTINGS = {"DateStyle": "ISO, MDY", "TimeZone": "UTC", "extra_float_digit
 # Limits that a role or database may carry and that would end a migration half-way for no reason of its own.
 _NO_LIMIT = {"idle_in_transaction_session_timeout": "0", "standard_conforming_strings": "on"}
 
+# Either end notices within a minute that the other's machine or the network is gone; the system's defaults take two hours.
+_KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+
 # NAMEDATALEN - 1: PostgreSQL cuts application_name there.
 _NAME_MAX = 63
 
@@ -88,7 +91,8 @@ class Session:
             _SQLX_SETTINGS,
             lock_timeout=str(milliseconds(target.lock_timeout)),
             statement_timeout=str(milliseconds(target.statement_timeout)),
-            **_NO_LIMIT
+            **_NO_LIMIT,
+            **{"tcp_" + name: str(value) for name, value in _KEEPALIVES.items()}
         )
         if target.session_role:
             settings["role"] = target.session_role
@@ -98,7 +102,7 @@ class Session:
                 dbname=target.database,
                 options=options,
                 application_name=target.application[:_NAME_MAX],
-                **{"connect_timeout": 10, **{name: value for name, value in target.parameters.items() if value}}
+                **{"connect_timeout": 10, **_KEEPALIVES, **{name: value for name, value in target.parameters.items() if value}}
             )
         except psycopg2.Error as error:
             raise ConnectionFailed(
