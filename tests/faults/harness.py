@@ -32,17 +32,31 @@ PATIENCE = 60.0
 NEXT_RUN = 30.0
 
 SMALL_DISK_MB = 160
+# Of which a session needs so much to begin, and a whole run less than so much.
+SESSION_BYTES = 200_000
+RUN_BYTES = 2_000_000
 
 # New files all the time, so that WAL meets the end of the disk as tables do.
 SMALL_WAL = {"min_wal_size": "2MB", "max_wal_size": "16MB", "wal_recycle": "off"}
 
 
+class NoSmallDisk(Exception):
+    """This machine lets nobody here mount a disk to fill."""
+
+
 class SmallDisk(Server):
-    """A server whose whole data directory, WAL included, is on a disk that can be filled. Only root can make one."""
+    """A server whose whole data directory, WAL included, is on a disk that can be filled.
+
+    :raises NoSmallDisk: where that cannot be made.
+    """
 
     def _initdb(self) -> None:
         self.data_directory.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK_MB}m,mode=0700", "tmpfs", str(self.data_directory)], check=True, capture_output=True)
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK_MB}m,mode=0700", "tmpfs", str(self.data_directory)]
+        try:
+            subprocess.run(mount, check=True, capture_output=True, text=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise NoSmallDisk(f"no disk to fill can be mounted: {getattr(error, 'stderr', error)}") from error
         self._give_to_server_user(self.data_directory)
         super()._initdb()
 
@@ -119,6 +133,8 @@ class Case:
     fault: str
     place: float
     """Where in the run it strikes: from 0, its first message, to 1, its last."""
+    at_commit: bool
+    """Whether only messages count that carry a commit."""
     phase: str
     delay: float
     again: Optional[Tuple[str, int, str]]
@@ -131,7 +147,8 @@ class Case:
         rival = ", with a rival" if self.rival else ""
         if self.fault == FULL:
             return f"{self.scenario.name}: {FULL} at {self.place:.2f}{rival}"
-        return f"{self.scenario.name}: {self.fault} {self.phase} {self.place:.2f}{again}{rival}"
+        commit = " of the commits" if self.at_commit else ""
+        return f"{self.scenario.name}: {self.fault} {self.phase} {self.place:.2f}{commit}{again}{rival}"
 
 
 def choose(seed: int, number: int) -> Case:
@@ -142,6 +159,7 @@ def choose(seed: int, number: int) -> Case:
         chance.choices(SCENARIOS, WEIGHTS)[0],
         fault,
         chance.random(),
+        chance.random() < 0.4,
         chance.choice(PHASES),
         chance.random() ** 3 * 0.3,
         (chance.choice(KILLS), chance.randint(1, 8), chance.choice(PHASES)) if chance.random() < 0.2 else None,
@@ -160,10 +178,9 @@ class Wrong(AssertionError):
 class Undisturbed:
     """How a scenario goes where nothing happens."""
 
-    messages: int
+    messages: Sequence[int]
+    commits: Sequence[int]
     fingerprint: str
-    bytes: int
-    """Of disk."""
 
 
 class Bench:
@@ -227,13 +244,11 @@ class Bench:
         if key not in self._undisturbed:
             with self._fresh(scenario, small) as release:
                 server = release.database.server
-                before = shutil.disk_usage(server.data_directory).used
                 with Proxy((server.host, server.port)) as proxy, start(release, scenario, proxy.port) as run:
                     answer = run.answer(PATIENCE)
                     if "failed" in answer:
                         raise Wrong(f"an undisturbed run fails: {answer['failed']}")
-                used = shutil.disk_usage(server.data_directory).used - before
-                self._undisturbed[key] = Undisturbed(proxy.messages, answer["fingerprint"], max(used, 1 << 20))
+                self._undisturbed[key] = Undisturbed(range(1, proxy.messages + 1), proxy.commits, answer["fingerprint"])
                 _check(world.observe(release.database), scenario)
         return self._undisturbed[key]
 
@@ -262,9 +277,10 @@ class Bench:
         server = release.database.server
         runs: List[Run] = []
         if isinstance(server, SmallDisk):
-            server.fill(leave=int(case.place * normal.bytes))
+            server.fill(leave=SESSION_BYTES + int(case.place * RUN_BYTES))
         else:
-            message = 1 + int(case.place * normal.messages)
+            messages = normal.commits if case.at_commit else normal.messages
+            message = messages[int(case.place * len(messages))]
             proxy.plan(Moment(message, case.phase, case.delay), _strike(case.fault, case, server, runs))
             if case.again:
                 fault, later, phase = case.again
@@ -281,7 +297,7 @@ class Bench:
             if isinstance(server, SmallDisk):
                 server.empty()
         if not isinstance(server, SmallDisk) and not proxy.struck and not case.rival:
-            raise Wrong(f"message {message} of {normal.messages} never came")
+            raise Wrong(f"message {message} of {len(normal.messages)} never came")
         self.struck += proxy.struck
         return answers
 
@@ -358,7 +374,9 @@ def _strike(fault: str, case: Case, server: Server, runs: List[Run]) -> Callable
             os.kill(link.backend_pid, signal.SIGKILL)
 
     def signal_backend(link: Link, function: str) -> None:
-        server.execute(f"select {function}({link.backend_pid})")
+        # Where a fault before has taken the server away, its backend is gone as well.
+        with suppress(psycopg2.Error):
+            server.execute(f"select {function}({link.backend_pid})")
 
     def restart(link: Link) -> None:
         server.stop("immediate")

@@ -98,6 +98,8 @@ class Proxy:
         self.upstream = upstream
         self.messages = 0
         """How many the client has sent, over all its counted connections."""
+        self.commits: List[int] = []
+        """Those of them that carry a commit."""
         self.struck = 0
         self._plans: List[Tuple[Moment, Strike]] = []
         self._listener = socket.create_server((upstream[0], 0))
@@ -169,6 +171,8 @@ class Proxy:
             return
         with self._counting:
             self.messages += 1
+            if b"commit" in message:
+                self.commits.append(self.messages)
             if self._plans and self.messages == self._plans[0][0].message:
                 planned = self._plans.pop(0)
                 self.messages = 0

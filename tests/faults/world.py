@@ -59,6 +59,11 @@ def _drop(name: str, *indexes: str) -> Statement:
 
 _FILL = Statement("insert into t2 select g, repeat('x', 100) from generate_series(1, 2000) g")
 _SLEEP = Statement("select pg_sleep(0.15)")
+# At the end of its transaction, which gives the fault time to come in between.
+_SLOW = Statement("create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.15); return null; end $$")
+_SLOW_COMMIT = Statement(
+    "create constraint trigger slow after insert on t5 deferrable initially deferred for each row when (new.id = 1) execute function slow()"
+)
 
 MIGRATIONS = (
     Migration(
@@ -103,10 +108,12 @@ MIGRATIONS = (
         5,
         [
             Statement("create table t5 (id int primary key, t2 int references t2 (id) deferrable initially deferred)", makes=("t5", "t5_pkey")),
+            _SLOW,
+            _SLOW_COMMIT,
             Statement("insert into t5 select id, id from t2 where id <= 500"),
             _log(5),
         ],
-        [_log(-5), _drop("t5")],
+        [_log(-5), _drop("t5"), Statement("drop function slow()")],
         "insert into t5 values (-1, 1)",
     ),
     Migration(
