@@ -19,6 +19,7 @@ from support.postgres import Database, Server
 NAME = "schema_registry"
 STAGING, PRODUCTION = "staging", "production"
 DEPLOY = CHECKOUT / "deploy.yml"
+REHEARSE = CHECKOUT / "playbooks" / "rehearse.yml"
 ROLLBACK = CHECKOUT / "playbooks" / "rollback.yml"
 STATUS = CHECKOUT / "playbooks" / "status.yml"
 
@@ -300,6 +301,16 @@ def test_a_standby_is_left_alone_and_a_server_that_is_down_is_named(stand: Stand
             if (server.data_directory / "postmaster.pid").exists():
                 server.stop()
             server.start()
+
+
+def test_a_rehearsal_tells_what_would_happen_and_leaves_nothing(stand: Stand) -> None:
+    stand.release.add("3_more", "insert into t1 select generate_series(100, 104);\nalter table t2 add column more int;\n", "select 1;")
+    with stand.unchanged():
+        rehearsal = stand.play(REHEARSE)
+    assert set(rehearsal.changed.values()) == {0}
+    said = " ".join(rehearsal.output.split())
+    for words in ("3 more: ", "5 rows", "locks public.t2 AccessExclusiveLock"):
+        assert said.count(words) == 2, f"{words!r} is not there for both hosts: {said}"
 
 
 def test_status_tells_where_each_stands(stand: Stand) -> None:
