@@ -11,7 +11,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.schema_registry.postgresql.plugins.module_utils import _arguments
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import engine, executor, plan, release
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import picture, plan, release, scripts
 from ansible_collections.schema_registry.postgresql.plugins.plugin_utils._controller import ControllerAction
 
 
@@ -34,22 +34,22 @@ class ActionModule(ControllerAction):
         if self._task.check_mode and params["assume_empty"]:
             seen: t.Dict[str, t.Any] = {"rows": [], "fingerprint": None}
         else:
-            seen = self.call({"look": everything.digest})
+            seen = self.execute("migration_info", _arguments.INFO, {"look": everything.digest})
             if seen.get("failed"):
                 return seen
-        rows = engine.rows_of(seen, everything.files)
-        planned = plan.make(everything.files, everything.only_down, rows, wanted, policy, engine.explainer(source))
-        executor.check_scripts(everything, planned, params["allow_transaction_control"])
+        rows = picture.rows_of(seen, everything.files)
+        planned = plan.make(everything.files, everything.only_down, rows, wanted, policy, picture.explainer(source))
+        scripts.check(everything, planned, params["allow_transaction_control"])
         if self._task.check_mode or not planned.steps:
-            answer = engine.predicted(everything, rows, planned, seen["fingerprint"])
+            answer = picture.predicted(everything, rows, planned, seen["fingerprint"])
         else:
             answer = self.call({"release": release.encode(release.of(source, planned.versions(plan.APPLY, plan.REVERT)))})
             if params["rehearse"] and not answer.get("failed"):
-                answer.update(engine.standing(everything, rows, seen["fingerprint"]))
+                answer.update(picture.standing(everything, rows, seen["fingerprint"]))
         if self._task.diff and not answer.get("failed"):
-            answer["diff"] = engine.diff(everything, answer)
+            answer["diff"] = picture.diff(everything, answer)
         return answer
 
     def call(self, request: t.Dict[str, t.Any]) -> t.Dict[str, t.Any]:
         """Run the module on the host."""
-        return self.execute("schema_registry.postgresql.migration", request)
+        return self.execute("migration", _arguments.MIGRATION, request)

@@ -22,4 +22,4 @@ class ActionModule(ControllerAction):
         if params["source"] and not params["remote_src"]:
             source = self.read(params["source"], None, params["ignored_chars"])
             request["release"] = release.encode(release.of(source, ()))
-        return self.execute("schema_registry.postgresql.migration_info", request)
+        return self.execute("migration_info", _arguments.INFO, request)

@@ -358,7 +358,7 @@ import json
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.schema_registry.postgresql.plugins.module_utils import _arguments
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import engine, plan, release, source
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import engine, picture, plan, release, source
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.errors import MigrationError
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.executor import Options
 
@@ -376,13 +376,11 @@ def main() -> None:
         target = _arguments.target(
             params, controller, lock_timeout=params["lock_timeout"], statement_timeout=params["statement_timeout"]
         )
-        if "look" in request:
-            module.exit_json(changed=False, **engine.look(target, params["ledger_table"], request["look"]))
         if "release" in request:
             carried = release.decode(request["release"])
         else:
             files = source.read(params["source"], params["verify"], params["ignored_chars"])
-            carried, explain = release.of(files), engine.explainer(files)
+            carried, explain = release.of(files), picture.explainer(files)
         policy = _arguments.policy(params)
         if module.check_mode:
             asked = None if params["assume_empty"] else target
@@ -409,7 +407,7 @@ def main() -> None:
     for warning in answer.pop("warnings"):
         module.warn(warning)
     if module._diff:
-        answer["diff"] = engine.diff(carried, answer)
+        answer["diff"] = picture.diff(carried, answer)
     module.exit_json(**answer)
 
 

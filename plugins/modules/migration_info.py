@@ -166,7 +166,7 @@ import json
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.schema_registry.postgresql.plugins.module_utils import _arguments
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import engine, release, source
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import picture, release, source
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.errors import MigrationError
 
 
@@ -181,7 +181,9 @@ def main() -> None:
         elif params["source"]:
             compared = release.of(source.read(params["source"], None, params["ignored_chars"]))
         target = _arguments.target(params, request.get("controller") or _arguments.this_machine())
-        answer = engine.info(target, params["ledger_table"], compared, params["expected_fingerprint_text"])
+        if "look" in request:
+            module.exit_json(changed=False, **picture.look(target, params["ledger_table"], request["look"]))
+        answer = picture.info(target, params["ledger_table"], compared, params["expected_fingerprint_text"])
     except MigrationError as error:
         module.fail_json(msg=error.text, recovery=error.recovery, **error.failed)
     if not params["fingerprint_text"]:

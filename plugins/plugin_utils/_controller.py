@@ -46,12 +46,13 @@ class ControllerAction(ActionBase):
         _result, arguments = self.validate_argument_spec(argument_spec=spec)
         return dict(arguments)
 
-    def execute(self, module: str, request: t.Dict[str, t.Any]) -> t.Dict[str, t.Any]:
-        """Run a module on the host, with the task's own arguments and a request of ours."""
+    def execute(self, module: str, spec: t.Dict[str, t.Any], request: t.Dict[str, t.Any]) -> t.Dict[str, t.Any]:
+        """Run a module of this collection on the host, with those of the task's arguments that it knows and a request of ours."""
         request["controller"] = _arguments.this_machine()
+        known = {each for name, option in spec.items() for each in (name, *option.get("aliases", ()))}
         answer = self._execute_module(
-            module_name=module,
-            module_args=dict(self._task.args, payload=json.dumps(request)),
+            module_name="schema_registry.postgresql." + module,
+            module_args=dict({name: value for name, value in self._task.args.items() if name in known}, payload=json.dumps(request)),
             task_vars=self._task_vars,
             wrap_async=bool(self._task.async_val),
         )

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 import psycopg2
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import engine, plan, release, source
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import engine, picture, plan, release, source
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.executor import Options
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.plan import Policy
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.session import Target
@@ -104,8 +104,8 @@ class Lab:
 
         def run() -> None:
             everything = release.of(source.read([str(workload.migrations)]))
-            seen = engine.look(self.target(database, relay), LEDGER, everything.digest)
-            rows = engine.rows_of(seen, everything.files)
+            seen = picture.look(self.target(database, relay), LEDGER, everything.digest)
+            rows = picture.rows_of(seen, everything.files)
             assert not plan.make(everything.files, everything.only_down, rows, None).steps
 
         return timed(run)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List
 
 import pytest
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import engine
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import picture
 from support.migrations import LEDGER, Release
 from support.playbooks import Playbooks
 from support.relay import Relay
@@ -54,7 +54,7 @@ def test_two_messages_a_migration(release: Release, relay: Relay) -> None:
 def test_three_messages_where_nothing_is_pending(release: Release, relay: Relay) -> None:
     release.add_tables(1, 5)
     release.migrate()
-    answer = engine.look(release.target(**through(relay)), LEDGER, release.read().release)
+    answer = picture.look(release.target(**through(relay)), LEDGER, release.read().release)
     assert answer["rows"] is None
     (conversation,) = relay.conversations
     assert len(conversation) == 3

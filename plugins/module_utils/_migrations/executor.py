@@ -11,14 +11,13 @@ the first and then finds the row, before any of its own SQL has run.
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 import typing as t
 
-from . import fingerprint, outside, plan, statements
+from . import fingerprint, outside, plan, scripts, statements
 from .errors import ConnectionFailed, ExecutionError, LockError, MigrationError, PlanError
 from .failure import Description, Where, describe
-from .history import BEGUN, DONE, FAILED, History
+from .history import BEGUN, DONE, FAILED, History, read_rows
 from .ledger import Ledger
 from .lock import AdvisoryLock
 from .rehearsal import Rehearsal, Rehearsed
@@ -31,9 +30,6 @@ _UNIQUE_VIOLATION = "23505"
 
 # Seconds in which a server that restarts must be back to be asked how a commit ended.
 _RECONNECT = 15.0
-
-# A file without any of these words does not need to be read closely.
-_MAY_CONTROL = re.compile(rb"\b(?:begin|start|commit|end|rollback|abort|savepoint|release|prepare)\b|\\|\bstdin\b|\bstdout\b", re.I)
 
 _COMMIT_LOST = "The connection was lost during a commit, and how it ended cannot be seen. "
 _COMMIT_UNKNOWN = "Whether the last migration was committed is not known. Run again later: the ledger decides, and nothing runs twice."
@@ -58,22 +54,12 @@ class Options(t.NamedTuple):
 DEFAULTS = Options()
 
 
-class Done(t.NamedTuple):
-    """One step that was taken."""
-
-    step: plan.Step
-    description: str
-    checksum: bytes
-    seconds: float
-    notices: t.Tuple[str, ...] = ()
-
-
 class Outcome(t.NamedTuple):
     """What a run did, as far as it came."""
 
     before: t.Tuple[plan.Row, ...]
     planned: plan.Plan
-    done: t.Tuple[Done, ...]
+    done: t.Tuple[plan.Done, ...]
     waited: float
     """Seconds spent waiting for another run."""
     fingerprint_before: str
@@ -86,37 +72,7 @@ class _Unconfirmed(t.NamedTuple):
     step: plan.Step
     script: Script
     closing: str
-    done: Done
-
-
-def check_scripts(release: Release, planned: plan.Plan, allow_transaction_control: bool) -> None:
-    """Refuse, before anything runs, what cannot be sent or would end the transaction around it.
-
-    :raises ExecutionError: naming file and line.
-    """
-    for step in planned.steps:
-        if step.action not in (plan.APPLY, plan.REVERT):
-            continue
-        for script in _scripts_of(step, release.migrations[step.version]):
-            if not script.no_transaction and (allow_transaction_control or not _MAY_CONTROL.search(script.content)):
-                continue
-            try:
-                for statement in statements.scan(script.text):
-                    if statements.controls_transaction(statement):
-                        raise statements.StatementError(
-                            "{0!r} would begin or end a transaction, which is the engine's part".format(statement.summary),
-                            statement.line,
-                        )
-            except statements.StatementError as error:
-                raise ExecutionError(
-                    "{0}, line {1}: {2}.".format(script.path, error.line, error),
-                    {"version": step.version, "file": script.path, "line": error.line, "message": str(error)},
-                ) from error
-
-
-def _scripts_of(step: plan.Step, migration: Migration) -> t.List[Script]:
-    scripts = [migration.down] if step.action == plan.REVERT else [migration.up, migration.verify]
-    return [script for script in scripts if script is not None]
+    done: plan.Done
 
 
 class Executor:
@@ -149,12 +105,12 @@ class Executor:
         self._sender = Sender(session, options.lock_retries)
         self._history: History
         self._unconfirmed: t.Optional[_Unconfirmed] = None
-        self._done: t.List[Done] = []
+        self._done: t.List[plan.Done] = []
         self.rows: t.Sequence[plan.Row] = ()
         """The ledger as it was when the lock came."""
 
     @property
-    def done(self) -> t.Tuple[Done, ...]:
+    def done(self) -> t.Tuple[plan.Done, ...]:
         """The steps that are committed so far, also after a failure."""
         return tuple(self._done)
 
@@ -252,7 +208,7 @@ class Executor:
                 ),
                 recovery="Nothing was changed. Run again.",
             )
-        check_scripts(self._release, planned, self._options.allow_transaction_control)
+        scripts.check(self._release, planned, self._options.allow_transaction_control)
 
     # Steps
 
@@ -297,7 +253,7 @@ class Executor:
 
     def _baseline(self, step: plan.Step) -> None:
         file = self._files[step.version]
-        done = Done(step, file.description, file.checksum, 0.0)
+        done = plan.Done(step, file.description, file.checksum, 0.0)
         closing = self._ledger.insert(file.version, file.description, file.checksum)
         closing += self._history.record(step.version, step.action, DONE)
         self._open(closing, done)
@@ -309,9 +265,9 @@ class Executor:
             raise PlanError("Version {0} was to be repaired, and its row is gone meanwhile.".format(step.version))
         change = self._ledger.replace_checksum(step.version, file.checksum) if row.success else self._ledger.delete(step.version)
         detail = "recorded checksum was {0}".format(row.checksum.hex()) if row.success else "the unfinished row was removed"
-        self._open(change + self._history.record(step.version, step.action, DONE, detail=detail), Done(step, file.description, file.checksum, 0.0))
+        self._open(change + self._history.record(step.version, step.action, DONE, detail=detail), plan.Done(step, file.description, file.checksum, 0.0))
 
-    def _open(self, change: str, done: Done) -> None:
+    def _open(self, change: str, done: plan.Done) -> None:
         """A step that is only rows of ours."""
         with self._reported(Where(done.step)):
             self._begin(self._opening + change)
@@ -346,7 +302,7 @@ class Executor:
             closing += "set constraints all immediate;"
         seconds = time.monotonic() - began
         closing += self._session.reset + self._history.record(step.version, step.action, DONE, _nanoseconds(seconds))
-        done = Done(step, migration.description, migration.checksum, seconds, self._notices())
+        done = plan.Done(step, migration.description, migration.checksum, seconds, self._notices())
         self._unconfirmed = _Unconfirmed(step, script, closing, done)
         if b"advisory" in script.content.lower() and not self._together:
             self._check_lock(step)
@@ -417,7 +373,7 @@ class Executor:
         seconds = time.monotonic() - began
         with self._reported(where):
             self._sender.send(self._session.reset)
-        done = Done(step, migration.description, migration.checksum, seconds, self._notices())
+        done = plan.Done(step, migration.description, migration.checksum, seconds, self._notices())
         self._unconfirmed = _Unconfirmed(step, script, "begin;" + self._rows(step, migration, seconds), done)
         with self._reported(Where(step)):
             self._begin("")
@@ -480,7 +436,7 @@ class Executor:
         self._session.rollback()
         return self._is_recorded(unconfirmed.done, self._session)
 
-    def _is_recorded(self, done: Done, session: Session) -> bool:
+    def _is_recorded(self, done: plan.Done, session: Session) -> bool:
         step = done.step
         ledger = Ledger(session, self._ledger.name.sql)
         if step.action in (plan.APPLY, plan.REVERT):
@@ -560,16 +516,3 @@ _PAST = {plan.APPLY: "applied", plan.REVERT: "reverted", plan.BASELINE: "recorde
 
 def _nanoseconds(seconds: float) -> int:
     return round(seconds * 1e9)
-
-
-def read_rows(session: Session, ledger: Ledger) -> t.List[plan.Row]:
-    """The ledger's rows; of unfinished ones, the side table tells which way they went."""
-    if not ledger.exists:
-        return []
-    rows = ledger.rows()
-    dirty = [row.version for row in rows if not row.success]
-    if not dirty:
-        return rows
-    history = History(session, ledger, "", "")
-    begun = history.begun(dirty) if history.exists else {}
-    return [row._replace(reverting=begun.get(row.version) == plan.REVERT) for row in rows]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import typing as t
 
+from . import plan
 from .ledger import Ledger, TableName, bytea, revoke_writes
 from .session import Session, literal
 
@@ -133,3 +134,16 @@ class History:
                 )
             )
         ]
+
+
+def read_rows(session: Session, ledger: Ledger) -> t.List[plan.Row]:
+    """The ledger's rows; of unfinished ones, the side table tells which way they went."""
+    if not ledger.exists:
+        return []
+    rows = ledger.rows()
+    dirty = [row.version for row in rows if not row.success]
+    if not dirty:
+        return rows
+    history = History(session, ledger, "", "")
+    begun = history.begun(dirty) if history.exists else {}
+    return [row._replace(reverting=begun.get(row.version) == plan.REVERT) for row in rows]

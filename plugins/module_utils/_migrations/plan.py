@@ -71,6 +71,16 @@ class Step(t.NamedTuple):
     """Whether an interrupted file outside a transaction is to be continued."""
 
 
+class Done(t.NamedTuple):
+    """One step that was taken."""
+
+    step: Step
+    description: str
+    checksum: bytes
+    seconds: float
+    notices: t.Tuple[str, ...] = ()
+
+
 class Plan(t.NamedTuple):
     """Steps in the order in which they are to be taken; none where the database stands where it shall."""
 
