@@ -425,16 +425,25 @@ class Executor:
 
     def _committed(self, unconfirmed: _Unconfirmed) -> bool:
         """Whether a step is in the database whose commit got no clear answer."""
-        if self._session.lost:
-            with self._reconnect() as session:
-                # The old backend may be about to commit still; its lock comes free when it is gone.
-                try:
+        if not self._session.lost:
+            try:
+                self._session.rollback()
+                return self._is_recorded(unconfirmed.done, self._session)
+            except ServerError:
+                # As good as lost; and it must not keep the lock.
+                self._session.close()
+        deadline = time.monotonic() + _RECONNECT
+        while True:
+            try:
+                with self._reconnect() as session:
+                    # The old backend may be about to commit still; its lock comes free when it is gone.
                     AdvisoryLock(session).acquire(self._options.advisory_lock_timeout)
-                except LockError as error:
-                    raise ConnectionFailed(_COMMIT_LOST + error.message, error.failed, _COMMIT_UNKNOWN) from error
-                return self._is_recorded(unconfirmed.done, session)
-        self._session.rollback()
-        return self._is_recorded(unconfirmed.done, self._session)
+                    return self._is_recorded(unconfirmed.done, session)
+            except LockError as error:
+                raise ConnectionFailed(_COMMIT_LOST + error.message, error.failed, _COMMIT_UNKNOWN) from error
+            except ServerError as error:
+                if time.monotonic() > deadline:
+                    raise ConnectionFailed(_COMMIT_LOST + str(error), recovery=_COMMIT_UNKNOWN) from error
 
     def _is_recorded(self, done: plan.Done, session: Session) -> bool:
         step = done.step
