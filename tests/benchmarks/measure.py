@@ -41,7 +41,7 @@ class Row:
 
 def rounds(count: int, *runs: Measured) -> list[tuple[float, ...]]:
     """Run each of them in turn, and again: A B A B, so that what slows the machine down for a while slows both."""
-    return [tuple(run() for run in runs) for _ in range(count)]
+    return [tuple(run() for run in runs) for _unused in range(count)]
 
 
 def timed(action: Callable[[], object]) -> float:

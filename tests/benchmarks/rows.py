@@ -53,12 +53,12 @@ def apply(lab: Lab, extent: Extent) -> Iterator[Row]:
         lab.ping,
         lambda: lab.migrate(work, lab.database()),
     )
-    yield Row("ping, a playbook", tuple(ping for _, _, ping, _ in measured), unit=" s")
+    yield Row("ping, a playbook", tuple(ping for _unused, _unused, ping, _unused in measured), unit=" s")
     what = f"apply {count:,} small migrations"
-    yield Row(f"{what}, psql", tuple(psql for _, psql, _, _ in measured), unit=" s")
-    yield Row(f"{what}, playbook less ping: psql", tuple((play - ping) / psql for play, psql, ping, _ in measured), 1.05, 0.95)
-    yield Row(f"{what}, whole playbook: psql", tuple(play / psql for play, psql, _, _ in measured), 1.35, 1.25)
-    yield Row(f"{what}, engine alone: psql", tuple(alone / psql for _, psql, _, alone in measured), 1.05, 0.95)
+    yield Row(f"{what}, psql", tuple(psql for _unused, psql, _unused, _unused in measured), unit=" s")
+    yield Row(f"{what}, playbook less ping: psql", tuple((play - ping) / psql for play, psql, ping, _unused in measured), 1.05, 0.95)
+    yield Row(f"{what}, whole playbook: psql", tuple(play / psql for play, psql, _unused, _unused in measured), 1.35, 1.25)
+    yield Row(f"{what}, engine alone: psql", tuple(alone / psql for _unused, psql, _unused, alone in measured), 1.05, 0.95)
 
 
 @benchmark
@@ -72,7 +72,7 @@ def apply_trivial(lab: Lab, extent: Extent) -> Iterator[Row]:
         lambda: lab.psql(work.up, lab.database()),
     )
     what = f"apply {count:,} trivial migrations"
-    yield Row(f"{what}, psql", tuple(psql for _, psql in measured), unit=" s")
+    yield Row(f"{what}, psql", tuple(psql for _unused, psql in measured), unit=" s")
     yield Row(f"{what}, engine alone: psql", ratios(measured), 0.9, 0.65)
 
 
@@ -99,7 +99,7 @@ def revert(lab: Lab, extent: Extent) -> Iterator[Row]:
         lambda: lab.migrate(work, lab.database(migrated), 0, Policy(allow_revert=True)),
         lambda: lab.psql(work.down, lab.database(migrated)),
     )
-    yield Row(f"revert {count:,} migrations, psql", tuple(psql for _, psql in measured), unit=" s")
+    yield Row(f"revert {count:,} migrations, psql", tuple(psql for _unused, psql in measured), unit=" s")
     yield Row(f"revert {count:,} migrations, engine alone: psql", ratios(measured), 1.5, 1.1)
 
 
@@ -125,11 +125,11 @@ def _known(lab: Lab, extent: Extent, size: int, pairs: int, goals: Goals) -> Ite
     database = lab.migrated(work)
     task, telling = lab.task("migration", work, database), lab.task("migration_info", work, database)
     played = rounds(extent.rounds(pairs), lambda: lab.play(task), lambda: lab.play(telling), lab.ping)
-    yield Row(f"no-op, {count:,} known, playbook: ping", tuple(no_op / ping for no_op, _, ping in played), *goals.no_op)
-    yield Row(f"migration_info, {count:,} known, playbook: ping", tuple(info / ping for _, info, ping in played), *goals.info)
+    yield Row(f"no-op, {count:,} known, playbook: ping", tuple(no_op / ping for no_op, _unused, ping in played), *goals.no_op)
+    yield Row(f"migration_info, {count:,} known, playbook: ping", tuple(info / ping for _unused, info, ping in played), *goals.info)
 
     looked = rounds(extent.rounds(15), lambda: lab.look(work, database), lambda: lab.loop(work, database))
-    yield Row(f"no-op, {count:,} known, plain loop", tuple(loop for _, loop in looked), unit=" s")
+    yield Row(f"no-op, {count:,} known, plain loop", tuple(loop for _unused, loop in looked), unit=" s")
     yield Row(f"no-op, {count:,} known, engine alone: plain loop", ratios(looked), *goals.alone)
     with Relay(lab.server) as relay:
         lab.look(work, database, relay)
@@ -151,7 +151,7 @@ def scripts(lab: Lab, extent: Extent) -> Iterator[Row]:
         lambda: lab.play(*_loop(lab, work, lab.database())),
         lambda: lab.play(lab.task("migration", work, lab.database())),
     )
-    yield Row(f"apply {count:,} migrations, one task", tuple(one for _, one in measured), unit=" s")
+    yield Row(f"apply {count:,} migrations, one task", tuple(one for _unused, one in measured), unit=" s")
     yield Row(f"apply {count:,} migrations, loop of postgresql_script: one task", ratios(measured), 50, least=True)
 
 

@@ -116,7 +116,7 @@ class Proxy:
         self._start(self._accept)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_unused: object) -> None:
         _shut(self._listener)
         self._listener.close()
         for link in self._links:
@@ -136,7 +136,7 @@ class Proxy:
     def _accept(self) -> None:
         while True:
             try:
-                client, _ = self._listener.accept()
+                client, _unused = self._listener.accept()
             except OSError:
                 return
             try:

@@ -53,7 +53,7 @@ class Applications:
             thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_unused: object) -> None:
         self._enough.set()
         for thread in self._threads:
             thread.join(PATIENCE)
@@ -84,7 +84,7 @@ def test_fifty_runs_at_once_apply_everything_once(release: Release, applications
         # Nobody gets the lock before all of them want it.
         holder = stack.enter_context(closing(database.connect()))
         holder.cursor().execute(f"select pg_advisory_lock({lock.key(database.name)})")
-        runs = [stack.enter_context(Run(release, advisory_lock_timeout=PATIENCE)) for _ in range(RUNS)]
+        runs = [stack.enter_context(Run(release, advisory_lock_timeout=PATIENCE)) for _unused in range(RUNS)]
         deadline = time.monotonic() + PATIENCE
         while sessions(database) < RUNS:
             assert time.monotonic() < deadline

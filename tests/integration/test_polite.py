@@ -34,7 +34,7 @@ class Writers:
             thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_unused: object) -> None:
         self._enough.set()
         for thread in self._threads:
             thread.join(30)
@@ -93,7 +93,7 @@ def test_writers_hardly_notice(busy: Release, kind: str) -> None:
     retries = 2
     with Writers(busy) as writers:
         # Run after run, as a person would try.
-        for _ in range(2):
+        for _unused in range(2):
             with reader(busy) as blocker:
                 pid = blocker.info.backend_pid
                 began = time.monotonic()
