@@ -175,14 +175,14 @@ def main() -> None:
     params = module.params
     request = json.loads(params["payload"] or "{}")
     try:
+        target = _arguments.target(params, request.get("controller") or _arguments.this_machine())
+        if "look" in request:
+            module.exit_json(changed=False, **picture.look(target, params["ledger_table"], request["look"]))
         compared = None
         if "release" in request:
             compared = release.decode(request["release"])
         elif params["source"]:
             compared = release.of(source.read(params["source"], None, params["ignored_chars"]))
-        target = _arguments.target(params, request.get("controller") or _arguments.this_machine())
-        if "look" in request:
-            module.exit_json(changed=False, **picture.look(target, params["ledger_table"], request["look"]))
         answer = picture.info(target, params["ledger_table"], compared, params["expected_fingerprint_text"])
     except MigrationError as error:
         module.fail_json(msg=error.text, recovery=error.recovery, **error.failed)

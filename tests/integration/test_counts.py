@@ -85,6 +85,17 @@ def test_a_converged_database_costs_one_connection_and_three_messages(release: R
     assert len(conversation) == 3
 
 
+@pytest.mark.parametrize("module", [MIGRATION, MIGRATION_INFO])
+def test_the_host_needs_no_files(release: Release, tmp_path: Path, module: str) -> None:
+    release.add_tables(1, 5)
+    playbooks = Playbooks(tmp_path / "playbooks")
+    (tmp_path / "playbooks" / "files").mkdir()
+    (tmp_path / "playbooks" / "files" / "only_the_controller_has_it").symlink_to(release.migrations)
+    for _pending in (True, False):
+        playbooks.run([task(release, module, source="only_the_controller_has_it")])
+        release.migrate()
+
+
 def task(release: Release, module: str, **arguments: Any) -> Dict[str, Any]:
     database = release.database
     return {
