@@ -272,7 +272,7 @@ def _interop(sh: Shell) -> None:
     sh("pytest", "tests/interop")
 
 
-@check("faults", "faults", POSTGRESQL, shown=True)
+@check("faults", "faults", POSTGRESQL, PSYCOPG, shown=True)
 def _faults(sh: Shell) -> None:
     sh("pytest", "tests/faults")
 
