@@ -22,7 +22,10 @@ _HEAD_TOKENS = 24
 
 # PostgreSQL's white space; `\s` would take in what it counts as letters, the no-break space say.
 _SPACE = r"[ \t\n\r\f\v]"
-_LETTERS = r"A-Za-z_\x80-\U0010ffff"
+# Letters are what ASCII has, and everything beyond it. Said by what they are not: a range up to the last character is slow to compile.
+_LETTER = r"[^\x00-@\[-^`{-\x7f]"
+_LETTER_OR_DIGIT = r"[^\x00-/:-@\[-^`{-\x7f]"
+_LETTER_DIGIT_OR_DOLLAR = r"[^\x00-#%-/:-@\[-^`{-\x7f]"
 
 _TOKEN = re.compile(
     r"""
@@ -32,15 +35,15 @@ _TOKEN = re.compile(
     | (?P<string>  (?:[uU]&|[bBxXnN])?'[^']*(?:''[^']*)*'(?!') )
     | (?P<quoted>  (?:[uU]&)?"[^"]*(?:""[^"]*)*"(?!") )
     | (?P<quote>   (?:[uU]&|[bBxXnN])?['"] )
-    | (?P<dollar>  \$(?:[{letters}][{letters}0-9]*)?\$ )
-    | (?P<word>    [{letters}][{letters}0-9$]* )
+    | (?P<dollar>  \$(?:{letter}{in_tag}*)?\$ )
+    | (?P<word>    {letter}{in_word}* )
     | (?P<number>  [0-9]+(?:\.[0-9]+)? | \$[0-9]+ )
     | (?P<open>    \( )
     | (?P<close>   \) )
     | (?P<end>     ; )
     | (?P<psql>    \\ )
     | (?P<other>   . )
-    """.format(space=_SPACE, letters=_LETTERS),
+    """.format(space=_SPACE, letter=_LETTER, in_tag=_LETTER_OR_DIGIT, in_word=_LETTER_DIGIT_OR_DOLLAR),
     re.VERBOSE | re.DOTALL,
 )
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
