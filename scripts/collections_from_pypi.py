@@ -46,6 +46,7 @@ def install(wheel: zipfile.ZipFile, name: str, version: str, collections: Path) 
     final = collections / prefix
     with tempfile.TemporaryDirectory(dir=collections) as unpacked:
         wheel.extractall(unpacked, members)
+        # Mostly there is none to remove; what cannot be removed, the move below reports.
         shutil.rmtree(final, ignore_errors=True)
         final.parent.mkdir(parents=True, exist_ok=True)
         (Path(unpacked) / prefix).rename(final)
