@@ -17,7 +17,7 @@ import typing as t
 from . import fingerprint, outside, plan, scripts, statements
 from .errors import ConnectionFailed, ExecutionError, LockError, MigrationError, PlanError
 from .failure import Description, Where, describe
-from .history import BEGUN, DONE, FAILED, History, read_rows
+from .history import BEGUN, DONE, FAILED, Entry, History, read_rows
 from .ledger import Ledger
 from .lock import AdvisoryLock
 from .rehearsal import Rehearsal, Rehearsed
@@ -33,6 +33,11 @@ _RECONNECT = 15.0
 
 _COMMIT_LOST = "The connection was lost during a commit, and how it ended cannot be seen. "
 _COMMIT_UNKNOWN = "Whether the last migration was committed is not known. Run again later: the ledger decides, and nothing runs twice."
+
+# Only the last commit of a run waits for the disk, and for standbys: it cannot be there without all that went before it.
+# A server that crashes meanwhile forgets the last migrations together with their rows in the ledger.
+_COMMIT_SOON = "set local synchronous_commit = off;commit;"
+_FLUSH = "select pg_logical_emit_message(true, 'schema_registry', '')"
 
 _SAVEPOINT = "schema_registry_verify"
 _NOT_VERIFIED = "its verification failed"
@@ -106,6 +111,7 @@ class Executor:
         self._history: History
         self._unconfirmed: t.Optional[_Unconfirmed] = None
         self._done: t.List[plan.Done] = []
+        self._unflushed = False
         self.rows: t.Sequence[plan.Row] = ()
         """The ledger as it was when the lock came."""
 
@@ -126,6 +132,9 @@ class Executor:
         try:
             with self._reported(Where()):
                 return self._run()
+        except MigrationError:
+            self._settle()
+            raise
         finally:
             self._write_durations()
             self._close()
@@ -255,17 +264,19 @@ class Executor:
         file = self._files[step.version]
         done = plan.Done(step, file.description, file.checksum, 0.0)
         closing = self._ledger.insert(file.version, file.description, file.checksum)
-        closing += self._history.record(step.version, step.action, DONE)
+        closing += self._history.record(*_entry(done))
         self._open(closing, done)
 
     def _repair(self, step: plan.Step) -> None:
+        began = time.monotonic()
         file = self._files[step.version]
         row = self._ledger.row(step.version)
         if row is None:
             raise PlanError("Version {0} was to be repaired, and its row is gone meanwhile.".format(step.version))
         change = self._ledger.replace_checksum(step.version, file.checksum) if row.success else self._ledger.delete(step.version)
         detail = "recorded checksum was {0}".format(row.checksum.hex()) if row.success else "the unfinished row was removed"
-        self._open(change + self._history.record(step.version, step.action, DONE, detail=detail), plan.Done(step, file.description, file.checksum, 0.0))
+        done = plan.Done(step, file.description, file.checksum, time.monotonic() - began)
+        self._open(change + self._history.record(*_entry(done), detail=detail), done)
 
     def _open(self, change: str, done: plan.Done) -> None:
         """A step that is only rows of ours."""
@@ -301,8 +312,8 @@ class Executor:
             # Deferred triggers run with the settings of their file; what this sets lasts as long as the transaction.
             closing += "set constraints all immediate;"
         seconds = time.monotonic() - began
-        closing += self._session.reset + self._history.record(step.version, step.action, DONE, _nanoseconds(seconds))
         done = plan.Done(step, migration.description, migration.checksum, seconds, self._notices())
+        closing += self._session.reset + self._history.record(*_entry(done))
         self._unconfirmed = _Unconfirmed(step, script, closing, done)
         if b"advisory" in script.content.lower() and not self._together:
             self._check_lock(step)
@@ -374,7 +385,7 @@ class Executor:
         with self._reported(where):
             self._sender.send(self._session.reset)
         done = plan.Done(step, migration.description, migration.checksum, seconds, self._notices())
-        self._unconfirmed = _Unconfirmed(step, script, "begin;" + self._rows(step, migration, seconds), done)
+        self._unconfirmed = _Unconfirmed(step, script, "begin;" + self._rows(done), done)
         with self._reported(Where(step)):
             self._begin("")
         if b"advisory" in script.content.lower():
@@ -385,13 +396,12 @@ class Executor:
             return self._ledger.mark_dirty(step.version)
         return self._ledger.insert(step.version, migration.description, migration.checksum, success=False)
 
-    def _rows(self, step: plan.Step, migration: Migration, seconds: float) -> str:
+    def _rows(self, done: plan.Done) -> str:
         """Statements that say that a step outside transactions is done."""
-        nanoseconds = _nanoseconds(seconds)
-        record = self._history.record(step.version, step.action, DONE, nanoseconds)
-        if step.action == plan.APPLY:
-            return record + self._ledger.finish(step.version, nanoseconds, migration.checksum)
-        return record + self._ledger.delete(step.version)
+        record = self._history.record(*_entry(done))
+        if done.step.action == plan.APPLY:
+            return record + self._ledger.finish(done.step.version, _nanoseconds(done.seconds), done.checksum)
+        return record + self._ledger.delete(done.step.version)
 
     # Messages
 
@@ -403,9 +413,11 @@ class Executor:
         unconfirmed, self._unconfirmed = self._unconfirmed, None
         message = opening
         if unconfirmed:
-            message = unconfirmed.closing + ("" if self._together and opening else "commit;") + opening
+            commit = "commit;" if not opening else "" if self._together else _COMMIT_SOON
+            message = unconfirmed.closing + commit + opening
         if not message:
             return
+        self._unflushed = self._unflushed or bool(unconfirmed and opening)
         try:
             self._sender.send(message)
         except ServerError:
@@ -418,6 +430,7 @@ class Executor:
             raise
         if unconfirmed:
             self._done.append(unconfirmed.done)
+            self._unflushed = bool(opening)
 
     @property
     def _opening(self) -> str:
@@ -445,17 +458,30 @@ class Executor:
                 if time.monotonic() > deadline:
                     raise ConnectionFailed(_COMMIT_LOST + str(error), recovery=_COMMIT_UNKNOWN) from error
 
+    def _settle(self) -> None:
+        """Wait for the disk before anything is reported; after a crash, what is not there was not done."""
+        if not self._unflushed:
+            return
+        self._unflushed = False
+        if not self._session.lost:
+            try:
+                self._session.rollback()
+                self._session.run(_FLUSH)
+                return
+            except ServerError:
+                # The server may crash for the same reason, so what it says now does not count.
+                self._session.close()
+        with self._reconnect() as session:
+            recorded = self._recorded(session)
+        self._done = [done for done in self._done if _entry(done) in recorded]
+
     def _is_recorded(self, done: plan.Done, session: Session) -> bool:
-        step = done.step
+        return _entry(done) in self._recorded(session)
+
+    def _recorded(self, session: Session) -> t.Set[Entry]:
+        """What this run has done, by the side table: its entries are as old as the ledger's rows, and nobody else's."""
         ledger = Ledger(session, self._ledger.name.sql)
-        if step.action in (plan.APPLY, plan.REVERT):
-            # Another run may have done the same meanwhile; the side table's entry is as old as the ledger's row, and ours.
-            history = History(session, ledger, self._release.digest, self._options.controller)
-            return history.tells(step.version, step.action, _nanoseconds(done.seconds))
-        row = ledger.row(step.version)
-        if step.action == plan.REPAIR:
-            return row is None or row.checksum == done.checksum
-        return row is not None
+        return History(session, ledger, self._release.digest, self._options.controller).told()
 
     def _reconnect(self) -> Session:
         """A new connection to a server that may be restarting.
@@ -521,6 +547,10 @@ class Executor:
 
 
 _PAST = {plan.APPLY: "applied", plan.REVERT: "reverted", plan.BASELINE: "recorded", plan.REPAIR: "repaired"}
+
+
+def _entry(done: plan.Done) -> Entry:
+    return Entry(done.step.version, done.step.action, DONE, _nanoseconds(done.seconds))
 
 
 def _nanoseconds(seconds: float) -> int:

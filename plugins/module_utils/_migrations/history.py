@@ -27,6 +27,15 @@ _SUFFIX = "_history"
 _STEM_BYTES = 63 - len(_SUFFIX)
 
 
+class Entry(t.NamedTuple):
+    """What happened to a version."""
+
+    version: int
+    action: str
+    outcome: str
+    nanoseconds: t.Optional[int]
+
+
 def table_for(ledger: TableName) -> TableName:
     """The side table of a ledger."""
     return TableName(ledger.schema, ledger.table.encode()[:_STEM_BYTES].decode("utf-8", "ignore") + _SUFFIX)
@@ -93,16 +102,19 @@ class History:
             )
         )
 
-    def tells(self, version: int, action: str, nanoseconds: int) -> bool:
-        """Whether this run has recorded that it did this, in so much time."""
-        return bool(
-            self._session.value(
-                "select exists (select from {0} where version = {1} and action = {2} and outcome = {3} and duration_ns = {4}"
-                " and controller = {5} and release = {6})".format(
-                    self.table.sql, version, literal(action), literal(DONE), nanoseconds, literal(self._controller), literal(self._release)
+    def told(self) -> t.Set[Entry]:
+        """What runs like this one, of the same release and from the same controller, have recorded as done.
+
+        Durations tell them apart.
+        """
+        return {
+            Entry(*row)
+            for row in self._session.rows(
+                "select version, action, outcome, duration_ns from {0} where outcome = {1} and controller = {2} and release = {3}".format(
+                    self.table.sql, literal(DONE), literal(self._controller), literal(self._release)
                 )
             )
-        )
+        }
 
     def begun(self, versions: t.Iterable[int]) -> t.Dict[int, str]:
         """The action that was begun last on each of these versions."""
