@@ -166,7 +166,7 @@ import json
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.schema_registry.postgresql.plugins.module_utils import _arguments
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import picture, release, source
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import look, release, source
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.errors import MigrationError
 
 
@@ -176,14 +176,17 @@ def main() -> None:
     request = json.loads(params["payload"] or "{}")
     try:
         target = _arguments.target(params, request.get("controller") or _arguments.this_machine())
-        if "look" in request:
-            module.exit_json(changed=False, **picture.look(target, params["ledger_table"], request["look"]))
+        asked = request.get("look")
+        if asked and asked.pop("around", False):
+            # The controller has the files to compare with, and the fingerprint's text is kept from the user there.
+            seen = look.look_around(target, params["ledger_table"], expected_fingerprint=params["expected_fingerprint_text"], **asked)
+            module.exit_json(changed=False, **seen)
+        if asked:
+            module.exit_json(changed=False, **look.look(target, params["ledger_table"], **asked))
         compared = None
-        if "release" in request:
-            compared = release.decode(request["release"])
-        elif params["source"]:
-            compared = release.of(source.read(params["source"], None, params["ignored_chars"]))
-        answer = picture.info(target, params["ledger_table"], compared, params["expected_fingerprint_text"])
+        if params["source"]:
+            compared = release.of(source.read(params["source"], None, params["ignored_chars"], complete=False), (), ())
+        answer = look.info(target, params["ledger_table"], compared, params["expected_fingerprint_text"])
     except MigrationError as error:
         module.fail_json(msg=error.text, recovery=error.recovery, **error.failed)
     if not params["fingerprint_text"]:

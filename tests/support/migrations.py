@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import engine, picture, release, source
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import engine, look, picture, prediction, release, source
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.executor import Options
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.plan import Policy
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.session import Target
@@ -84,7 +84,7 @@ class Release:
         policy = Policy(**_take(arguments, Policy._fields))
         options = Options(**{"controller": "tests", "advisory_lock_timeout": 20.0, **_take(arguments, Options._fields)})
         answer: Dict[str, Any] = engine.migrate(
-            self.target(**arguments), release.of(files), version, policy, options, picture.explainer(files)
+            self.target(**arguments), release.of(files), version, policy, options, picture.explainer(files.migrations)
         )
         return answer
 
@@ -92,11 +92,11 @@ class Release:
         """What a run would do."""
         files = self.read()
         policy = Policy(**_take(arguments, Policy._fields))
-        answer: Dict[str, Any] = engine.predict(self.target(), LEDGER, release.of(files), version, policy, picture.explainer(files))
+        answer: Dict[str, Any] = prediction.predict(self.target(), LEDGER, release.of(files), version, policy, picture.explainer(files.migrations))
         return answer
 
     def info(self, **arguments: Any) -> Dict[str, Any]:
-        told: Dict[str, Any] = picture.info(self.target(), arguments.pop("ledger_table", LEDGER), release.of(self.read()), **arguments)
+        told: Dict[str, Any] = look.info(self.target(), arguments.pop("ledger_table", LEDGER), release.of(self.read()), **arguments)
         return told
 
     def rows(self, table: str = LEDGER) -> List[Row]:

@@ -151,6 +151,11 @@ def make(
     return Plan(tuple(steps), tuple(warnings))
 
 
+def may_revert(rows: t.Iterable[Row], target: t.Optional[int]) -> t.Set[int]:
+    """The versions whose down scripts a plan may want."""
+    return {row.version for row in rows if row.reverting or (target is not None and row.version > target)}
+
+
 def states(files: t.Sequence[File], only_down: t.AbstractSet[int], rows: t.Sequence[Row]) -> t.Dict[int, str]:
     """The state of every version that is in the files or in the ledger, in order of version."""
     by_version = {file.version: file for file in files}
