@@ -21,7 +21,4 @@ class ActionModule(ControllerAction):
         files, seen, rows = self.look(params, self.directories(params["source"]), {"around": True})
         if seen.get("failed"):
             return seen
-        answer = picture.told(seen, release.of(files, (), ()), rows)
-        if not params["fingerprint_text"]:
-            del answer["fingerprint_text"]
-        return answer
+        return picture.told(seen, release.of(files, (), ()), rows)

@@ -166,7 +166,7 @@ import json
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.schema_registry.postgresql.plugins.module_utils import _arguments
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import look, release, source
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import look, session
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.errors import MigrationError
 
 
@@ -176,22 +176,30 @@ def main() -> None:
     request = json.loads(params["payload"] or "{}")
     try:
         target = _arguments.target(params, request.get("controller") or _arguments.this_machine())
-        asked = request.get("look")
-        if asked and asked.pop("around", False):
-            # The controller has the files to compare with, and the fingerprint's text is kept from the user there.
-            seen = look.look_around(target, params["ledger_table"], expected_fingerprint=params["expected_fingerprint_text"], **asked)
-            module.exit_json(changed=False, **seen)
-        if asked:
-            module.exit_json(changed=False, **look.look(target, params["ledger_table"], **asked))
-        compared = None
-        if params["source"]:
-            compared = release.of(source.read(params["source"], None, params["ignored_chars"], complete=False), (), ())
-        answer = look.info(target, params["ledger_table"], compared, params["expected_fingerprint_text"])
+        answer = _seen(target, params, request["look"]) if "look" in request else _told(target, params)
     except MigrationError as error:
         module.fail_json(msg=error.text, recovery=error.recovery, **error.failed)
     if not params["fingerprint_text"]:
-        del answer["fingerprint_text"]
+        answer.pop("fingerprint_text", None)
     module.exit_json(changed=False, **answer)
+
+
+def _seen(target: session.Target, params: look.Data, request: look.Data) -> look.Data:
+    # What the controller makes an answer of, which has the files.
+    if request.pop("around", False):
+        return look.look_around(target, params["ledger_table"], expected_fingerprint=params["expected_fingerprint_text"], **request)
+    return look.look(target, params["ledger_table"], **request)
+
+
+def _told(target: session.Target, params: look.Data) -> look.Data:
+    # Mostly the controller has the files, and nothing of this is loaded.
+    from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import picture, release, source
+
+    compared = None
+    if params["source"]:
+        compared = release.of(source.read(params["source"], None, params["ignored_chars"], complete=False), (), ())
+    seen = look.look_around(target, params["ledger_table"], True, params["expected_fingerprint_text"])
+    return picture.told(seen, compared)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,8 @@ class Release:
         return answer
 
     def info(self, **arguments: Any) -> Dict[str, Any]:
-        told: Dict[str, Any] = look.info(self.target(), arguments.pop("ledger_table", LEDGER), release.of(self.read()), **arguments)
+        seen = look.look_around(self.target(), arguments.pop("ledger_table", LEDGER), True, **arguments)
+        told: Dict[str, Any] = picture.told(seen, release.of(self.read()))
         return told
 
     def rows(self, table: str = LEDGER) -> List[Row]:

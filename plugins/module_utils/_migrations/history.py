@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import typing as t
 
-from . import plan
+from . import records
 from .ledger import Ledger, TableName, bytea, revoke_writes
 from .session import Session, literal
 
@@ -148,7 +148,7 @@ class History:
         ]
 
 
-def read_rows(session: Session, ledger: Ledger) -> t.List[plan.Row]:
+def read_rows(session: Session, ledger: Ledger) -> t.List[records.Row]:
     """The ledger's rows; of unfinished ones, the side table tells which way they went."""
     if not ledger.exists:
         return []
@@ -158,4 +158,4 @@ def read_rows(session: Session, ledger: Ledger) -> t.List[plan.Row]:
         return rows
     history = History(session, ledger, "", "")
     begun = history.begun(dirty) if history.exists else {}
-    return [row._replace(reverting=begun.get(row.version) == plan.REVERT) for row in rows]
+    return [row._replace(reverting=begun.get(row.version) == records.REVERT) for row in rows]

@@ -13,7 +13,7 @@ import string
 import typing as t
 
 from .errors import LedgerError
-from .plan import Row
+from .records import Row
 from .session import Session, identifier, literal
 
 # Letters are what ASCII has, and everything beyond it. Said by what they are not: a range up to the last character takes

@@ -9,16 +9,18 @@ of it to compile.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import typing as t
+import zlib
 
-from . import fingerprint, picture
+from . import fingerprint
 from .errors import ConnectionFailed
 from .history import read_rows
 from .ledger import Ledger
-from .picture import Data
-from .release import Release
 from .session import ServerError, Session, Target
+
+Data = t.Dict[str, t.Any]
 
 
 def look(target: Target, ledger_table: str, with_rows: bool = False, must_be_writable: bool = False) -> Data:
@@ -63,7 +65,7 @@ def _look(session: Session, ledger_table: str, with_rows: bool, must_be_writable
     if ledger.exists:
         summary = None if with_rows else ledger.summary()
         if summary and summary.clean:
-            seen.update(rows=None, versions=picture.pack(summary.versions), ledger=summary.release)
+            seen.update(rows=None, versions=_pack(summary.versions), ledger=summary.release)
         else:
             seen["rows"] = [
                 [row.version, row.checksum.hex(), row.success, row.description, row.reverting] for row in read_rows(session, ledger)
@@ -71,6 +73,10 @@ def _look(session: Session, ledger_table: str, with_rows: bool, must_be_writable
     found = fingerprint.take(session, ledger.name if ledger.exists else None)
     seen["fingerprint"] = found.digest
     return seen, found
+
+
+def _pack(versions: bytes) -> str:
+    return base64.b64encode(zlib.compress(versions)).decode()
 
 
 @contextlib.contextmanager
@@ -88,11 +94,3 @@ def _looking(target: Target) -> t.Iterator[Session]:
                 {"sqlstate": error.pgcode},
                 "Nothing was changed. The login needs SELECT on the ledger, and USAGE on its schema.",
             ) from error
-
-
-def info(target: Target, ledger_table: str, source: t.Optional[Release], expected_fingerprint: t.Optional[str] = None) -> Data:
-    """The whole picture of a database.
-
-    :param source: the release to compare with, if there is one.
-    """
-    return picture.told(look_around(target, ledger_table, True, expected_fingerprint), source)

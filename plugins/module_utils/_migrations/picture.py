@@ -17,11 +17,6 @@ from .source import Migration
 Data = t.Dict[str, t.Any]
 
 
-def pack(versions: bytes) -> str:
-    """The versions of a ledger for their way to the controller."""
-    return base64.b64encode(zlib.compress(versions)).decode()
-
-
 def _unpack(versions: str) -> t.Tuple[int, ...]:
     packed = zlib.decompress(base64.b64decode(versions))
     return struct.unpack(">{0}q".format(len(packed) // 8), packed)

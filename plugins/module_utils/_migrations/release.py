@@ -11,7 +11,7 @@ import typing as t
 import zlib
 
 from . import checksum
-from .plan import File
+from .records import File
 from .source import Migration, Script, Source
 
 
