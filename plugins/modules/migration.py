@@ -229,6 +229,13 @@ applied:
       description: What the server said on the side.
       type: list
       elements: str
+    statements:
+      description: How many statements its script has. Absent where no script runs.
+      type: int
+      sample: 4
+    sqlx_cli_can_run:
+      description: Whether sqlx-cli could run it as well. It cannot run several statements where one of them runs in no transaction.
+      type: bool
 reverted:
   description: The migrations that were reverted, newest first.
   returned: success
@@ -262,6 +269,12 @@ pending:
     checksum:
       description: SHA-384 of the up script, hexadecimal.
       type: str
+    statements:
+      description: How many statements its script has.
+      type: int
+    sqlx_cli_can_run:
+      description: Whether sqlx-cli could run it as well.
+      type: bool
 release:
   description: Digest of the files. SHA-256 over every version (8 bytes, big-endian) and its checksum, in order.
   returned: success
