@@ -33,7 +33,18 @@ class Entry(t.NamedTuple):
     version: int
     action: str
     outcome: str
-    nanoseconds: t.Optional[int]
+    duration: t.Optional[int]
+    """Nanoseconds."""
+
+
+def entry(done: records.Done) -> Entry:
+    """The entry of a step that is done."""
+    return Entry(done.step.version, done.step.action, DONE, nanoseconds(done.seconds))
+
+
+def nanoseconds(seconds: float) -> int:
+    """As ledger and side table have it."""
+    return round(seconds * 1e9)
 
 
 def table_for(ledger: TableName) -> TableName:
@@ -80,7 +91,7 @@ class History:
         version: int,
         action: str,
         outcome: str,
-        nanoseconds: t.Optional[int] = None,
+        duration: t.Optional[int] = None,
         position: t.Optional[int] = None,
         digest: t.Optional[bytes] = None,
         detail: str = "",
@@ -97,7 +108,7 @@ class History:
                 "null" if digest is None else bytea(digest),
                 literal(self._controller),
                 literal(self._release),
-                "null" if nanoseconds is None else nanoseconds,
+                "null" if duration is None else duration,
                 literal(detail) if detail else "null",
             )
         )
