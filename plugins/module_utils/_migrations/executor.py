@@ -14,7 +14,7 @@ import contextlib
 import time
 import typing as t
 
-from . import fingerprint, outside, plan, scripts, statements
+from . import fingerprint, outside, plan, proofs, scripts, statements
 from .errors import ConnectionFailed, ExecutionError, LockError, MigrationError, PlanError
 from .failure import Description, Where, describe
 from .history import BEGUN, DONE, FAILED, History, read_rows
@@ -49,6 +49,7 @@ class Options(t.NamedTuple):
     controller: str = ""
     create_schemas: t.Tuple[str, ...] = ()
     end_idle_lock_holder: float = 0.0
+    prove: bool = False
 
 
 DEFAULTS = Options()
@@ -108,6 +109,8 @@ class Executor:
         self._done: t.List[plan.Done] = []
         self.rows: t.Sequence[plan.Row] = ()
         """The ledger as it was when the lock came."""
+        self.fingerprint_before: t.Optional[str] = None
+        """The schema as it was before the first step."""
 
     @property
     def done(self) -> t.Tuple[plan.Done, ...]:
@@ -173,7 +176,9 @@ class Executor:
         before = None
         if planned.steps:
             self._make_tables()
-            before = fingerprint.take(self._session, self._ledger.name).digest
+            before = self.fingerprint_before = fingerprint.take(self._session, self._ledger.name).digest
+            if self._options.prove:
+                self._session.run(proofs.begin(self._history, rows, before, planned.versions(plan.APPLY)))
             if self._together:
                 self._take_together(planned)
             else:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import typing as t
 
-from . import checksum, fingerprint, plan
+from . import checksum, fingerprint, plan, proofs
 from .errors import ConnectionFailed
 from .history import read_rows
 from .ledger import Ledger
@@ -23,11 +23,12 @@ from .source import Source
 Data = t.Dict[str, t.Any]
 
 
-def look(target: Target, ledger_table: str, digest: str) -> Data:
+def look(target: Target, ledger_table: str, digest: str, with_proofs: bool = False) -> Data:
     """Where a database stands, in three messages; nothing is written.
 
     :param digest: of the release that is wanted here. If the ledger has the same one, no row travels.
-    :returns: ``rows`` (None where they are the release's) and ``fingerprint``.
+    :param with_proofs: whether to tell what is known of the way back, in two more.
+    :returns: ``rows`` (None where they are the release's), ``fingerprint``, ``server_version`` and perhaps ``proofs``.
     :raises MigrationError: if it cannot be looked at.
     """
     with _looking(target) as session:
@@ -41,6 +42,13 @@ def look(target: Target, ledger_table: str, digest: str) -> Data:
                 rows = read_rows(session, ledger)
                 answer["rows"] = [[row.version, row.checksum.hex(), row.success, row.description, row.reverting] for row in rows]
         answer["fingerprint"] = _fingerprint(session, ledger).digest
+        answer["server_version"] = session.server_version
+        if with_proofs:
+            known = proofs.read(session, ledger)
+            rows = read_rows(session, ledger) if known.begun else []
+            begun = proofs.unfinished(known, rows)
+            answer["proofs"] = dict(proofs.told(known, ""), unfinished=sorted(begun.versions) if begun else [])
+            answer["proven"] = sorted(known.proven)
         return answer
 
 
@@ -161,6 +169,7 @@ def info(target: Target, ledger_table: str, source: t.Optional[Release], expecte
         ledger = Ledger(session, ledger_table)
         rows = read_rows(session, ledger)
         found = _fingerprint(session, ledger)
+        known = proofs.read(session, ledger)
         answer: Data = {
             "server_version": session.server_version,
             "in_recovery": session.in_recovery,
@@ -184,7 +193,7 @@ def info(target: Target, ledger_table: str, source: t.Optional[Release], expecte
     answer.update(
         ledger_exists=ledger.exists,
         current_version=plan.current_version(rows),
-        installed_release=checksum.release((row.version, row.checksum) for row in rows),
+        **proofs.told(known, proofs.installed(rows)),
         dirty=[row.version for row in rows if not row.success],
         pending=[version for version, state in states.items() if state == plan.PENDING],
         migrations=[
