@@ -12,7 +12,14 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.schema_registry.postgresql.plugins.module_utils import _arguments
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import picture, plan, release, scripts, source
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import (
+    picture,
+    plan,
+    prediction,
+    release,
+    scripts,
+    source,
+)
 from ansible_collections.schema_registry.postgresql.plugins.plugin_utils._controller import ControllerAction, Data
 
 # Bytes of SQL that cost less on their way than a second call.
@@ -47,20 +54,27 @@ class ActionModule(ControllerAction):
         """Look, plan here, and run what is pending; also what the files are."""
         wanted = _arguments.wanted(params["version"])
         policy = _arguments.policy(params)
+        rows: t.List[plan.Row] = []
         if self._task.check_mode and params["assume_empty"]:
-            files, seen, rows = self.read(params, directories), {"fingerprint": None}, []
+            files, seen = self.read(params, directories), prediction.NOTHING
         else:
             # Where the ledger is known to hold what the files do not tell, its rows come with the first answer.
             with_rows = bool(params["repair"]) or params["missing"] == "ignore"
-            files, seen, rows = self.look(params, directories, {"must_be_writable": True, "with_rows": with_rows})
-        everything = release.of(files, None, plan.may_revert(rows, wanted))
+            request = {"must_be_writable": True, "with_rows": with_rows, "with_proofs": params["prove"]}
+            files, seen, rows = self.look(params, directories, request)
+        everything = release.of(files, None, plan.may_revert(rows, wanted, policy))
         if seen.get("failed"):
             return seen, everything
-        planned = plan.make(everything.files, everything.only_down, rows, wanted, policy, picture.explainer(files.migrations))
-        scripts.check(everything, planned, params["allow_transaction_control"])
-        if self._task.check_mode or not planned.steps:
-            return picture.predicted(everything, rows, planned, seen["fingerprint"]), everything
-        carried = release.of(files, planned.versions(plan.APPLY, plan.REVERT), planned.versions(plan.REVERT))
+        foreseen = prediction.foresee(
+            *(everything, seen, rows, wanted, policy, picture.explainer(files.migrations)),
+            params["allow_transaction_control"],
+            params["known_fingerprints"],
+        )
+        if self._task.check_mode or not foreseen.is_due:
+            return foreseen.answer, everything
+        versions = {*foreseen.planned.versions(plan.APPLY, plan.REVERT), *foreseen.unproven}
+        goes_back = params["prove"] or params["return_on_failure"]
+        carried = release.of(files, versions, versions if goes_back else foreseen.planned.versions(plan.REVERT))
         answer = self.call({"release": release.encode(carried)})
         if params["rehearse"] and not answer.get("failed"):
             answer.update(picture.standing(everything, rows, seen["fingerprint"]))

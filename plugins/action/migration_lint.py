@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import lint
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import checksum, lint
 from ansible_collections.schema_registry.postgresql.plugins.plugin_utils import _squawk
 from ansible_collections.schema_registry.postgresql.plugins.plugin_utils._controller import ControllerAction
 
@@ -38,6 +38,9 @@ class ActionModule(ControllerAction):
             "changed": False,
             "release": source.release,
             "versions": [migration.version for migration in source.migrations],
+            "ways_back": {
+                str(migration.version): checksum.way_back(migration.down.content) for migration in source.migrations if migration.down
+            },
             "problems": [problem._asdict() for problem in problems],
             "warnings": [str(problem) for problem in problems if problem.level == lint.WARNING],
         }

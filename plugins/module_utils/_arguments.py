@@ -55,6 +55,11 @@ MIGRATION: t.Dict[str, t.Any] = dict(
     allow_transaction_control={"type": "bool", "default": False},
     ignored_chars={"type": "str", "default": ""},
     assume_empty={"type": "bool", "default": False},
+    prove={"type": "bool", "default": False},
+    undo={"type": "list", "elements": "int", "default": []},
+    return_on_failure={"type": "bool", "default": False},
+    ways_back={"type": "dict", "default": {}},
+    known_fingerprints={"type": "dict", "default": {}},
     # From the action plugin to the module: what is asked, and the SQL that may have to run.
     payload={"type": "str", "no_log": False},
 )
@@ -92,6 +97,7 @@ def policy(params: t.Mapping[str, t.Any]) -> Policy:
         frozenset(params["repair"]),
         params["baseline"],
         params["transaction"],
+        frozenset(params["undo"]),
     )
 
 

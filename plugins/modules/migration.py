@@ -132,6 +132,38 @@ options:
       - In check mode, plan for an empty database without connecting. For a host whose server or database does not exist yet.
     type: bool
     default: false
+  prove:
+    description:
+      - Prove the way back of what this run applies. It is applied, reverted, applied again, and the schema compared each time with what it
+        was before. The history remembers it.
+      - A proof that was cut off by an accident is finished by the next run, also where nothing is pending any more.
+    type: bool
+    default: false
+  undo:
+    description:
+      - Revert exactly these versions, where they are applied, and apply nothing. Later ones stay.
+      - For taking back what one run applied.
+    type: list
+    elements: int
+    default: []
+  return_on_failure:
+    description:
+      - Whether a run that fails reverts what it applied before, newest first. It does so only if O(ways_back) has every one of them, and
+        touches nothing more otherwise. See RV(returned).
+    type: bool
+    default: false
+  ways_back:
+    description: Digests of down scripts that are proven, by version, as RV(ways_back) of M(schema_registry.postgresql.migration_info) has them.
+    type: dict
+    default: {}
+  known_fingerprints:
+    description:
+      - What the schema looks like elsewhere, digests by installed release, as RV(known_fingerprints) of
+        M(schema_registry.postgresql.migration_info) has them.
+      - A database that stands at one of these releases and looks otherwise is refused, before anything is done. The same is compared
+        afterwards.
+    type: dict
+    default: {}
   payload:
     description: Set by the action plugin. Not to be used.
     type: str
@@ -357,10 +389,63 @@ blocked_by:
   returned: failure to get a lock
   type: list
   elements: dict
+installed_release:
+  description: The digest RV(release) over what is applied. Equal to it where the database stands at exactly these files.
+  returned: with O(prove), O(return_on_failure) or O(known_fingerprints)
+  type: str
+server_version:
+  description: The server's version.
+  returned: with O(prove), O(return_on_failure) or O(known_fingerprints)
+  type: str
+  sample: "15.18"
+proven:
+  description: Whether the way to what is applied, and back, is proven on this database.
+  returned: with O(prove)
+  type: bool
+proved:
+  description: The versions whose way back this run has proven.
+  returned: with O(prove), when something was to be proven
+  type: list
+  elements: int
+irreversible:
+  description: The versions without a down script, because of which there is no way back to be proven.
+  returned: with O(prove), when something was to be proven
+  type: list
+  elements: int
+stands_for:
+  description: Seconds since a migration was last applied or reverted.
+  returned: with O(prove)
+  type: float
+ways_back:
+  description: Digests of the proven down scripts, by version.
+  returned: with O(prove)
+  type: dict
+known_fingerprints:
+  description: What the schema looked like at each installed release that was part of a proof.
+  returned: with O(prove)
+  type: dict
 partial:
-  description: What was committed before the failure, with the keys of a success.
+  description: What was committed before the failure and not taken back, with the keys of a success.
   returned: failure while running
   type: dict
+returned:
+  description: What became of what was applied before the failure.
+  returned: failure, with O(return_on_failure)
+  type: dict
+  contains:
+    complete:
+      description: Whether the schema is what it was before this run.
+      type: bool
+    reverted:
+      description: The versions that were reverted, newest first.
+      type: list
+      elements: int
+    fingerprint:
+      description: Digest of the schema afterwards, where something was reverted.
+      type: str
+    why:
+      description: Why nothing more was touched, or what is not as before.
+      type: str
 recovery:
   description: What state the database is in, whether it is safe to run again, and what to do otherwise.
   returned: failure
@@ -371,9 +456,9 @@ import json
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.schema_registry.postgresql.plugins.module_utils import _arguments
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import picture, release, scripts, source
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import picture, prediction, release, scripts, source
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.errors import MigrationError
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.prediction import predict
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.look import look
 
 
 def main() -> None:
@@ -401,13 +486,20 @@ def _answer(module: AnsibleModule, request: picture.Data) -> picture.Data:
     carried = _here(params) if files_are_here else release.decode(request["release"])
     policy = _arguments.policy(params)
     explain = picture.explainer(carried.migrations.values())
-    answer: picture.Data = {"changed": True}
+    answer: picture.Data = {}
+    is_due = True
     if module.check_mode or request.get("look_first"):
-        asked = None if module.check_mode and params["assume_empty"] else target
-        answer = predict(asked, params["ledger_table"], carried, version, policy, explain, params["allow_transaction_control"])
-    if answer["changed"] and not module.check_mode:
+        seen = prediction.NOTHING
+        if not (module.check_mode and params["assume_empty"]):
+            seen = look(target, params["ledger_table"], True, True, params["prove"])
+        rows = picture.rows_of(seen, ()) or []
+        foreseen = prediction.foresee(
+            *(carried, seen, rows, version, policy, explain), params["allow_transaction_control"], params["known_fingerprints"]
+        )
+        answer, is_due = foreseen.answer, foreseen.is_due
+    if is_due and not module.check_mode:
         # Most runs have nothing to do, and do not load it.
-        from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import engine
+        from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import engine, rollout
         from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.executor import Options
 
         options = Options(
@@ -421,7 +513,16 @@ def _answer(module: AnsibleModule, request: picture.Data) -> picture.Data:
         )
         if params["rehearse"]:
             return {"changed": False, "rehearsed": engine.rehearse(target, carried, version, policy, options, explain)}
-        answer = engine.migrate(target, carried, version, policy, options, explain)
+        terms = rollout.Terms(
+            params["prove"],
+            params["return_on_failure"],
+            {int(known): digest for known, digest in params["ways_back"].items()},
+            params["known_fingerprints"],
+        )
+        if any(terms):
+            answer = rollout.Rollout(target, carried, version, policy, options, terms, explain).run()
+        else:
+            answer = engine.migrate(target, carried, version, policy, options, explain)
     if files_are_here:
         scripts.annotate(answer, carried)
         if module._diff:

@@ -144,6 +144,22 @@ installed_release:
   description: The same digest over what is applied. Equal to RV(release) where the database stands at exactly these files.
   returned: success
   type: str
+stands_for:
+  description: Seconds since a migration was last applied or reverted.
+  returned: success, where there ever was one
+  type: float
+proven:
+  description: Whether the way to what is applied, and back, was proven on this database by O(schema_registry.postgresql.migration#module:prove).
+  returned: success
+  type: bool
+ways_back:
+  description: Digests of the down scripts that were proven here, by version.
+  returned: success
+  type: dict
+known_fingerprints:
+  description: What the schema looked like at each installed release that was part of a proof.
+  returned: success
+  type: dict
 fingerprint:
   description: Digest of the schema. Two databases at one release have the same.
   returned: success

@@ -82,6 +82,10 @@ versions:
   returned: when they can be read
   type: list
   elements: int
+ways_back:
+  description: Digests of the down scripts, by version, to be compared with those that M(schema_registry.postgresql.migration_info) has as proven.
+  returned: when they can be read
+  type: dict
 problems:
   description: Everything that was found.
   returned: always

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import engine, look, picture, prediction, release, source
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import engine, look, picture, prediction, release, rollout, source
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.executor import Options
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.plan import Policy
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.session import Target
@@ -88,12 +88,23 @@ class Release:
         )
         return answer
 
+    def roll_out(self, version: Optional[int] = None, **arguments: Any) -> Dict[str, Any]:
+        """Run one host's part in a rollout; the arguments are also the fields of Terms."""
+        files = self.read()
+        terms = rollout.Terms(**_take(arguments, rollout.Terms._fields))
+        policy = Policy(**_take(arguments, Policy._fields))
+        options = Options(**{"controller": "tests", "advisory_lock_timeout": 20.0, **_take(arguments, Options._fields)})
+        run = rollout.Rollout(self.target(**arguments), release.of(files), version, policy, options, terms, picture.explainer(files.migrations))
+        answer: Dict[str, Any] = run.run()
+        return answer
+
     def predict(self, version: Optional[int] = None, **arguments: Any) -> Dict[str, Any]:
         """What a run would do."""
         files = self.read()
         policy = Policy(**_take(arguments, Policy._fields))
-        answer: Dict[str, Any] = prediction.predict(self.target(), LEDGER, release.of(files), version, policy, picture.explainer(files.migrations))
-        return answer
+        seen = look.look(self.target(), LEDGER, True, True)
+        rows = picture.rows_of(seen, ()) or []
+        return prediction.foresee(release.of(files), seen, rows, version, policy, picture.explainer(files.migrations)).answer
 
     def info(self, **arguments: Any) -> Dict[str, Any]:
         seen = look.look_around(self.target(), arguments.pop("ledger_table", LEDGER), True, **arguments)

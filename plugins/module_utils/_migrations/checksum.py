@@ -9,6 +9,8 @@ import hashlib
 import struct
 import typing as t
 
+from .records import Row
+
 # Bytes of a SHA-384 digest: what sqlx stores in the ledger's column `checksum`.
 SIZE = 48
 
@@ -38,6 +40,16 @@ def cosmetic_variants(content: bytes) -> t.Iterator[t.Tuple[str, bytes]]:
         for mark, variant in (("no byte order mark", text), ("a byte order mark", bom + text)):
             if variant != content:
                 yield "{0} line endings and {1}".format(ending, mark), of(variant)
+
+
+def way_back(content: bytes) -> str:
+    """What tells a down script from one that was edited since: SHA-256 of its bytes. Neither release nor ledger covers it."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def installed(rows: t.Iterable[Row]) -> str:
+    """The release that a ledger holds."""
+    return release((row.version, row.checksum) for row in rows)
 
 
 def release(entries: t.Iterable[t.Tuple[int, bytes]]) -> str:

@@ -14,7 +14,7 @@ import contextlib
 import time
 import typing as t
 
-from . import fingerprint, outside, plan, scripts, statements
+from . import fingerprint, outside, plan, proofs, scripts, statements
 from .commits import Closing, CommitFailed, Commits
 from .errors import ExecutionError, LockError, MigrationError, PlanError
 from .failure import Description, Where, describe
@@ -44,6 +44,7 @@ class Options(t.NamedTuple):
     controller: str = ""
     create_schemas: t.Tuple[str, ...] = ()
     end_idle_lock_holder: float = 0.0
+    prove: bool = False
 
 
 DEFAULTS = Options()
@@ -93,6 +94,8 @@ class Executor:
         self._commits = Commits(self._sender, self._together, self._recorded, options.advisory_lock_timeout)
         self.rows: t.Sequence[plan.Row] = ()
         """The ledger as it was when the lock came."""
+        self.fingerprint_before: t.Optional[str] = None
+        """The schema as it was before the first step."""
 
     @property
     def done(self) -> t.Tuple[plan.Done, ...]:
@@ -161,7 +164,9 @@ class Executor:
         before = None
         if planned.steps:
             self._make_tables()
-            before = fingerprint.take(self._session, self._ledger.name).digest
+            before = self.fingerprint_before = fingerprint.take(self._session, self._ledger.name).digest
+            if self._options.prove:
+                self._session.run(proofs.begin(self._history, rows, before, planned.versions(plan.APPLY)))
             if self._together:
                 self._take_together(planned)
             else:

@@ -19,8 +19,9 @@ BEGUN = "begun"
 DONE = "done"
 FAILED = "failed"
 
-# An action besides those of the plan.
+# Actions besides those of the plan: a statement outside of a transaction, and the proof of the way back (see proofs.py).
 STATEMENT = "statement"
+PROVE = "prove"
 
 # An identifier holds 63 bytes; the longest ledger name still gets a side table of its own.
 _SUFFIX = "_history"

@@ -14,7 +14,7 @@ import contextlib
 import typing as t
 import zlib
 
-from . import fingerprint
+from . import fingerprint, proofs
 from .errors import ConnectionFailed
 from .history import read_rows
 from .ledger import Ledger
@@ -23,17 +23,25 @@ from .session import ServerError, Session, Target
 Data = t.Dict[str, t.Any]
 
 
-def look(target: Target, ledger_table: str, with_rows: bool = False, must_be_writable: bool = False) -> Data:
+def look(
+    target: Target, ledger_table: str, with_rows: bool = False, must_be_writable: bool = False, with_proofs: bool = False
+) -> Data:
     """Where a database stands, in three messages; nothing is written.
 
     :param with_rows: whether every row of the ledger is wanted. Otherwise none travels: who has the files can tell them from
         the ledger's versions and its digest. Unfinished ones always do.
     :param must_be_writable: whether a database that cannot be migrated is an error.
+    :param with_proofs: whether to tell what is known of the way back, in two messages more.
     :returns: what picture.rows_of understands, and the fingerprint.
     :raises MigrationError: if it cannot be looked at.
     """
     with _looking(target) as session:
-        return _look(session, ledger_table, with_rows, must_be_writable)[0]
+        seen, _found, ledger = _look(session, ledger_table, with_rows, must_be_writable)
+        if with_proofs:
+            known = proofs.read(session, ledger)
+            begun = proofs.unfinished(known, read_rows(session, ledger)) if known.begun else None
+            seen.update(known=proofs.told(known), unfinished=sorted(begun.versions) if begun else [])
+        return seen
 
 
 def look_around(target: Target, ledger_table: str, with_rows: bool = False, expected_fingerprint: t.Optional[str] = None) -> Data:
@@ -42,10 +50,10 @@ def look_around(target: Target, ledger_table: str, with_rows: bool = False, expe
     :param expected_fingerprint: a fingerprint's text, to be told the difference to it.
     """
     with _looking(target) as session:
-        seen, found = _look(session, ledger_table, with_rows, False)
+        seen, found, ledger = _look(session, ledger_table, with_rows, False)
         seen.update(
             fingerprint_text=found.text,
-            server_version=session.server_version,
+            known=proofs.told(proofs.read(session, ledger)),
             in_recovery=session.in_recovery,
             extensions=[
                 {"name": name, "version": version}
@@ -57,11 +65,11 @@ def look_around(target: Target, ledger_table: str, with_rows: bool = False, expe
     return seen
 
 
-def _look(session: Session, ledger_table: str, with_rows: bool, must_be_writable: bool) -> t.Tuple[Data, fingerprint.Fingerprint]:
+def _look(session: Session, ledger_table: str, with_rows: bool, must_be_writable: bool) -> t.Tuple[Data, fingerprint.Fingerprint, Ledger]:
     ledger = Ledger(session, ledger_table)
     if must_be_writable:
         session.must_be_writable()
-    seen: Data = {"ledger_exists": ledger.exists, "rows": []}
+    seen: Data = {"ledger_exists": ledger.exists, "server_version": session.server_version, "rows": []}
     if ledger.exists:
         summary = None if with_rows else ledger.summary()
         if summary and summary.clean:
@@ -72,7 +80,7 @@ def _look(session: Session, ledger_table: str, with_rows: bool, must_be_writable
             ]
     found = fingerprint.take(session, ledger.name if ledger.exists else None)
     seen["fingerprint"] = found.digest
-    return seen, found
+    return seen, found, ledger
 
 
 def _pack(versions: bytes) -> str:

@@ -115,6 +115,15 @@ def _pending(release: Release, applied: t.AbstractSet[int]) -> t.List[Data]:
     ]
 
 
+def proof(known: Data, installed: str) -> Data:
+    """What is known of the way back.
+
+    :param known: as proofs.read has it, for programs.
+    :param installed: the release that the ledger holds.
+    """
+    return dict(known, installed_release=installed, proven=installed in known["proven"])
+
+
 def told(seen: Data, source: t.Optional[Release], rows: t.Optional[t.Sequence[plan.Row]] = None) -> Data:
     """The whole picture of a database.
 
@@ -122,7 +131,7 @@ def told(seen: Data, source: t.Optional[Release], rows: t.Optional[t.Sequence[pl
     :param source: the release to compare with, if there is one.
     :param rows: the ledger's, if they are known already.
     """
-    answer = {key: value for key, value in seen.items() if key not in ("rows", "versions", "ledger")}
+    answer = {key: value for key, value in seen.items() if key not in ("rows", "versions", "ledger", "known")}
     if rows is None:
         rows = rows_of(seen, ()) or []
     if source is None:
@@ -139,7 +148,7 @@ def told(seen: Data, source: t.Optional[Release], rows: t.Optional[t.Sequence[pl
     checksums.update((row.version, row.checksum) for row in rows)
     answer.update(
         current_version=plan.current_version(rows),
-        installed_release=checksum.release((row.version, row.checksum) for row in rows),
+        **proof(seen["known"], checksum.installed(rows)),
         dirty=[row.version for row in rows if not row.success],
         pending=[version for version, state in states.items() if state == plan.PENDING],
         migrations=[

@@ -96,6 +96,11 @@ def make(
     _baseline(by_version, ledger, target, policy, steps)
     _continue_interrupted(by_version, ledger, target, steps)
 
+    if policy.undo:
+        undone = sorted(policy.undo.intersection(ledger), reverse=True)
+        _check_reversible(by_version, undone, "To be taken back")
+        return Plan((*steps, *(Step(REVERT, version) for version in undone)), tuple(warnings))
+
     backward = [] if target is None else [version for version in sorted(ledger, reverse=True) if version > target]
     _check_way_back(by_version, backward, target, policy)
     steps.extend(Step(REVERT, version) for version in backward)
@@ -112,9 +117,9 @@ def make(
     return Plan(tuple(steps), tuple(warnings))
 
 
-def may_revert(rows: t.Iterable[Row], target: t.Optional[int]) -> t.Set[int]:
+def may_revert(rows: t.Iterable[Row], target: t.Optional[int], policy: Policy) -> t.Set[int]:
     """The versions whose down scripts a plan may want."""
-    return {row.version for row in rows if row.reverting or (target is not None and row.version > target)}
+    return {row.version for row in rows if row.reverting or row.version in policy.undo or (target is not None and row.version > target)}
 
 
 def states(files: t.Sequence[File], only_down: t.AbstractSet[int], rows: t.Sequence[Row]) -> t.Dict[int, str]:
@@ -285,10 +290,14 @@ def _check_way_back(
             ),
             {"would_revert": list(backward)},
         )
+    _check_reversible(by_version, backward, "No way back to {0}".format(target))
+
+
+def _check_reversible(by_version: t.Mapping[int, File], backward: t.Sequence[int], what: str) -> None:
     stuck = [version for version in backward if version not in by_version or not by_version[version].reversible]
     if stuck:
         raise PlanError(
-            "No way back to {0}: a down script, or the up script beside it, is not there for {1}.".format(target, _list(stuck)),
+            "{0}: a down script, or the up script beside it, is not there for {1}.".format(what, _list(stuck)),
             {"irreversible": sorted(stuck)},
             "Nothing was changed. Add these scripts, or choose version {0} or later.".format(max(stuck)),
         )

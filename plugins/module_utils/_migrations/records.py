@@ -44,6 +44,7 @@ class Policy(t.NamedTuple):
     repair: t.FrozenSet[int] = frozenset()
     baseline: t.Optional[int] = None
     transaction: str = "each"
+    undo: t.FrozenSet[int] = frozenset()
 
 
 DEFAULTS = Policy()

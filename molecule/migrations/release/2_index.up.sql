@@ -1,0 +1,2 @@
+-- no-transaction
+create index concurrently items_name on public.items (name);

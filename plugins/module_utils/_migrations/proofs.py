@@ -1,0 +1,115 @@
+# Copyright: Schema Registry contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the history knows of proofs of the way back: written where one is made, read where one is asked for.
+
+A proof is begun before the first migration of a run and done after the last comparison; one that was cut off can be told,
+and finished by the next run.
+"""
+
+from __future__ import annotations
+
+import json
+import typing as t
+
+from . import checksum, records
+from .history import BEGUN, DONE, PROVE, History, table_for
+from .ledger import Ledger
+from .session import Session, literal
+
+
+class Begun(t.NamedTuple):
+    """A proof that is not done yet."""
+
+    installed: str
+    """The release that was installed before: checksum.release of the ledger's rows."""
+    fingerprint: str
+    """The schema then."""
+    versions: t.FrozenSet[int]
+    """What is applied, reverted and applied again."""
+
+
+class Known(t.NamedTuple):
+    """All that the history knows."""
+
+    stands_for: t.Optional[float]
+    """Seconds since a migration was last applied or reverted; None where none ever was."""
+    fingerprints: t.Dict[str, str]
+    """The schema at each installed release that a proof has seen."""
+    ways_back: t.Dict[int, str]
+    """The versions whose way back is proven, and the digest of the down script that did it."""
+    proven: t.Dict[str, float]
+    """The installed releases that a proof led to, and how many seconds ago."""
+    begun: t.Tuple[Begun, ...]
+    """Since the last one that was done, oldest first."""
+
+
+def _newest(rows: t.Iterable[records.Row]) -> int:
+    return max((row.version for row in rows), default=0)
+
+
+def begin(history: History, rows: t.Iterable[records.Row], fingerprint: str, versions: t.Iterable[int]) -> str:
+    """The statement that says that a proof begins."""
+    detail = {"installed": checksum.installed(rows), "fingerprint": fingerprint, "versions": sorted(versions)}
+    return history.record(_newest(rows), PROVE, BEGUN, detail=json.dumps(detail))
+
+
+def finish(
+    history: History, begun: Begun, rows: t.Iterable[records.Row], fingerprint: str, ways_back: t.Mapping[int, str]
+) -> str:
+    """The statement that says that a proof is done."""
+    release = checksum.installed(rows)
+    detail = {"installed": release, "fingerprints": {begun.installed: begun.fingerprint, release: fingerprint}, "ways_back": ways_back}
+    return history.record(_newest(rows), PROVE, DONE, detail=json.dumps(detail))
+
+
+def read(session: Session, ledger: Ledger) -> Known:
+    """Read it, in two messages."""
+    known = Known(None, {}, {}, {}, ())
+    if not ledger.exists:
+        return known
+    table = table_for(ledger.name)
+    if not session.value("select to_regclass({0}) is not null".format(literal(table.sql))):
+        age = session.value("select extract(epoch from clock_timestamp() - max(installed_on))::float8 from " + ledger.name.sql)
+        return known._replace(stands_for=age)
+    begun: t.List[Begun] = []
+    for action, outcome, detail, age in session.rows(
+        "select action, outcome, detail, extract(epoch from clock_timestamp() - at)::float8 from {0} where action = '{1}'"
+        " union all (select action, outcome, null, extract(epoch from clock_timestamp() - at)::float8 from {0}"
+        " where action in ('{2}', '{3}') and outcome = '{4}' order by at desc limit 1) order by 4 desc".format(
+            table.sql, PROVE, records.APPLY, records.REVERT, DONE
+        )
+    ):
+        if action != PROVE:
+            known = known._replace(stands_for=age)
+            continue
+        told = json.loads(detail)
+        if outcome == BEGUN:
+            begun.append(Begun(told["installed"], told["fingerprint"], frozenset(told["versions"])))
+        else:
+            begun.clear()
+            known.fingerprints.update(told["fingerprints"])
+            known.ways_back.update((int(version), digest) for version, digest in told["ways_back"].items())
+            known.proven[told["installed"]] = age
+    return known._replace(begun=tuple(begun))
+
+
+def unfinished(known: Known, rows: t.Sequence[records.Row]) -> t.Optional[Begun]:
+    """The proof that was cut off and can still be finished: without what it applied, the ledger is what it was before."""
+    versions = frozenset().union(*(each.versions for each in known.begun)) if known.begun else frozenset()
+    there = versions.intersection(row.version for row in rows)
+    before = checksum.installed(row for row in rows if row.version not in versions)
+    for each in known.begun[:1]:
+        if there and each.installed == before:
+            return each._replace(versions=there)
+    return None
+
+
+def told(known: Known) -> t.Dict[str, t.Any]:
+    """The same for programs; picture.proof makes an answer of it."""
+    return {
+        "stands_for": known.stands_for,
+        "proven": sorted(known.proven),
+        "ways_back": {str(version): digest for version, digest in known.ways_back.items()},
+        "known_fingerprints": known.fingerprints,
+    }
