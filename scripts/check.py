@@ -91,6 +91,7 @@ class Shell:
     """Runs a check's commands in the checkout, and keeps what they print."""
 
     def __init__(self, log: Path, aloud: bool) -> None:
+        self.log_path = log
         self.log = log.open("w", encoding="utf-8")
         self.aloud = aloud
         self.environment = {
@@ -280,6 +281,17 @@ def _faults(sh: Shell) -> None:
 @check("machines", "machines", *CONTAINERS, shown=True)
 def _machines(sh: Shell) -> None:
     sh(sys.executable, "tests/machines/run.py")
+
+
+@check("molecule", "molecule", *CONTAINERS, shown=True)
+def _molecule(sh: Shell) -> None:
+    """Every scenario, or those that SCENARIOS names."""
+    scenarios = os.environ.get("SCENARIOS", "").replace(",", " ").split()
+    chosen = [word for name in scenarios for word in ("--scenario-name", name)] or ["--all"]
+    # Molecule tells collections to keep scenarios elsewhere, unless it is told where they are.
+    sh("molecule", "test", *chosen, MOLECULE_GLOB="molecule/*/molecule.yml", NO_COLOR="1", COLUMNS="160")
+    if "DEPRECATION WARNING" in sh.log_path.read_text(encoding="utf-8"):
+        raise Failed("something is deprecated; the log says what")
 
 
 # --- the run ---
