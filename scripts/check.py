@@ -283,6 +283,11 @@ def _machines(sh: Shell) -> None:
     sh(sys.executable, "tests/machines/run.py")
 
 
+@check("versions", "molecule", *CONTAINERS, shown=True)
+def _versions(sh: Shell) -> None:
+    sh(sys.executable, "tests/machines/versions.py")
+
+
 @check("molecule", "molecule", *CONTAINERS, shown=True)
 def _molecule(sh: Shell) -> None:
     """Every scenario, or those that SCENARIOS names."""

@@ -20,7 +20,6 @@ ADMINISTRATION = (
     "select pg_read_file('/etc/passwd')",
     "select rolpassword from pg_authid",
     "create extension pg_stat_statements",
-    "create extension plpython3u",
     "select pg_reload_conf()",
 )
 # Nobody but the owner.
@@ -32,9 +31,8 @@ DEFINITION = (
     "create view public.intruder as select 1",
     "alter table public.schemas add column intruder int",
     "create index on public.schemas (created_by)",
-    "drop table public.schemas",
+    "drop table public.compatibility_checks",
     "truncate public.schemas",
-    "grant select on public.schemas to public",
     "create trigger intruder before insert on public.schemas for each row execute function suppress_redundant_updates_trigger()",
     "set role schema_registry_owner",
     "set role schema_registry_migrator",
@@ -50,13 +48,17 @@ WRITING = (
 )
 READING = ("select count(*) from public.schemas", "select count(*) from public._sqlx_migrations", "select * from public.get_schema_statistics()")
 
+# These do not run in transactions.
+OUTSIDE = ("alter system", "create database", "set default")
+
 STATEMENTS = (
     *(("app", statement, None) for statement in (*READING, *WRITING)),
     *(("app", statement, FORBIDDEN) for statement in (*DEFINITION, *ADMINISTRATION)),
     *(("readonly", statement, None) for statement in READING[:2]),
     *(("readonly", statement, READ_ONLY) for statement in WRITING),
     # Whoever lifts that has gained nothing.
-    *(("readonly", "set transaction read write; " + statement, FORBIDDEN) for statement in (*WRITING, *DEFINITION, *ADMINISTRATION)),
+    ("readonly", "set default_transaction_read_only to off", None),
+    *(("readonly", statement, FORBIDDEN) for statement in (*WRITING, *DEFINITION, *ADMINISTRATION)),
     *(("migrator", statement, None) for statement in (*READING, *DEFINITION[:1], *DEFINITION[2:8])),
     *(("migrator", statement, FORBIDDEN) for statement in ADMINISTRATION if "extension pg_" not in statement),
 )
@@ -82,13 +84,15 @@ def connect(**parameters):
 
 
 def attempt(connection, statement):
-    """The SQLSTATE of what happens; None if it works. Nothing of it stays."""
+    """The SQLSTATE of what happens; None if it works. Nothing of it stays, but a setting of the session."""
+    connection.autocommit = statement.startswith(OUTSIDE)
     try:
         connection.cursor().execute(statement)
     except psycopg2.Error as error:
         return error.pgcode
     finally:
-        connection.rollback()
+        if not connection.autocommit:
+            connection.rollback()
     return None
 
 
