@@ -28,7 +28,7 @@ NAMESPACE, NAME = "schema_registry", "postgresql"
 COLLECTION = f"{NAMESPACE}.{NAME}"
 SQLX = Path(os.environ.get("SQLX_CLI_DIR") or Path.home() / ".cache" / NAMESPACE)
 ENGINE = "plugins/module_utils/_migrations"
-PLAYBOOKS = ("playbooks/deploy.yml", "playbooks/rehearse.yml", "playbooks/rollback.yml", "playbooks/status.yml")
+PLAYBOOKS = ("playbooks/deploy.yml", "playbooks/rehearse.yml", "playbooks/rollback.yml", "playbooks/status.yml", "playbooks/update.yml")
 
 
 class Failed(Exception):
