@@ -288,7 +288,7 @@ def _versions(sh: Shell) -> None:
     sh(sys.executable, "tests/machines/versions.py")
 
 
-@check("molecule", "molecule", *CONTAINERS, shown=True)
+@check("molecule", "molecule", *CONTAINERS, Need("ssh-keygen", ("openssh-client",)), shown=True)
 def _molecule(sh: Shell) -> None:
     """Every scenario, or those that SCENARIOS names."""
     scenarios = os.environ.get("SCENARIOS", "").replace(",", " ").split()
