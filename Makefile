@@ -7,6 +7,7 @@ N =
 SEED =
 FROM =
 BENCH =
+SCENARIOS =
 ROLE = $(GEERLINGGUY_ROLE)
 CHECK = .venv/bin/python scripts/check.py
 
@@ -65,6 +66,10 @@ interop: setup-tests ## with real sqlx, of four versions and as a library
 .PHONY: acceptance
 acceptance: setup-tests ## `make deploy` and all that follows on fresh Debian machines, in containers
 	@$(CHECK) machines
+
+.PHONY: molecule
+molecule: setup-tests ## the scenarios of molecule/ on hosts in containers: make molecule SCENARIOS='default many'
+	@SCENARIOS="$(SCENARIOS)" $(CHECK) molecule
 
 .PHONY: bench
 bench: setup-tests ## measure speed: docs/benchmarks.md; BENCH=--help lists what there is to choose

@@ -28,7 +28,7 @@ NAMESPACE, NAME = "schema_registry", "postgresql"
 COLLECTION = f"{NAMESPACE}.{NAME}"
 SQLX = Path(os.environ.get("SQLX_CLI_DIR") or Path.home() / ".cache" / NAMESPACE)
 ENGINE = "plugins/module_utils/_migrations"
-PLAYBOOKS = ("playbooks/deploy.yml", "playbooks/rehearse.yml", "playbooks/rollback.yml", "playbooks/status.yml")
+PLAYBOOKS = ("playbooks/deploy.yml", "playbooks/rehearse.yml", "playbooks/rollback.yml", "playbooks/status.yml", "playbooks/update.yml")
 
 
 class Failed(Exception):
@@ -91,6 +91,7 @@ class Shell:
     """Runs a check's commands in the checkout, and keeps what they print."""
 
     def __init__(self, log: Path, aloud: bool) -> None:
+        self.log_path = log
         self.log = log.open("w", encoding="utf-8")
         self.aloud = aloud
         self.environment = {
@@ -290,6 +291,22 @@ def _faults(sh: Shell) -> None:
 @check("machines", "machines", *CONTAINERS, shown=True)
 def _machines(sh: Shell) -> None:
     sh(sys.executable, "tests/machines/run.py")
+
+
+@check("versions", "molecule", *CONTAINERS, shown=True)
+def _versions(sh: Shell) -> None:
+    sh(sys.executable, "tests/machines/versions.py")
+
+
+@check("molecule", "molecule", *CONTAINERS, Need("ssh-keygen", ("openssh-client",)), shown=True)
+def _molecule(sh: Shell) -> None:
+    """Every scenario, or those that SCENARIOS names."""
+    scenarios = os.environ.get("SCENARIOS", "").replace(",", " ").split()
+    chosen = [word for name in scenarios for word in ("--scenario-name", name)] or ["--all"]
+    # Molecule tells collections to keep scenarios elsewhere, unless it is told where they are.
+    sh("molecule", "test", *chosen, MOLECULE_GLOB="molecule/*/molecule.yml", NO_COLOR="1", COLUMNS="160")
+    if "DEPRECATION WARNING" in sh.log_path.read_text(encoding="utf-8"):
+        raise Failed("something is deprecated; the log says what")
 
 
 # --- the run ---

@@ -351,6 +351,21 @@ rehearsed:
           lock that it took on each relation, the tables and indexes that it rewrote, and what the server said.
       type: list
       elements: dict
+    lost:
+      description:
+        - The data that a down script takes with it. RV(rehearsed[].lost[].what) names a table, a column, or the rows of a table,
+          RV(rehearsed[].lost[].rows) counts up to 100000 and says 100001 for more.
+        - Without a number it cannot be known, since the script runs outside of transactions.
+      type: list
+      elements: dict
+      contains:
+        what:
+          description: What is lost.
+          type: str
+          sample: table public.schemas
+        rows:
+          description: How many rows of it.
+          type: int
 waited_for:
   description: Seconds spent waiting for another run.
   returned: success

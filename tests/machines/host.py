@@ -132,3 +132,5 @@ if __name__ == "__main__":
         main()
     except MachineError as error:
         sys.exit(str(error))
+    except FileNotFoundError as error:
+        sys.exit(f"{error.filename} is not here. Hosts need: apt-get install podman runc netavark aardvark-dns iptables mmdebstrap")

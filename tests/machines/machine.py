@@ -32,11 +32,11 @@ class Result:
 class Machine:
     """A running machine; leaving it takes it away."""
 
-    def __init__(self, suite: str, rebuild: bool = False, keep: bool = False) -> None:
+    def __init__(self, suite: str, rebuild: bool = False, keep: bool = False, kind: str = "fresh") -> None:
         self.suite = suite
-        self.name = f"schema-registry-fresh-{suite}-{os.getpid()}"
+        self.name = f"schema-registry-{kind}-{suite}-{os.getpid()}"
         self.keep = keep
-        self._image = podman.image(suite, rebuild=rebuild)
+        self._image = podman.image(suite, kind, rebuild)
 
     def __enter__(self) -> Machine:
         settings = output(sys.executable, str(CHECKOUT / "scripts" / "pip_settings.py"))

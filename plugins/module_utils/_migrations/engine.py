@@ -78,6 +78,7 @@ def rehearse(
                     }
                     for observed in each.observed
                 ],
+                "lost": [{"what": lost.what, "rows": lost.rows} for lost in each.lost],
             }
             for each in executor.rehearse()
         ]

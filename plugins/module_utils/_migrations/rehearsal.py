@@ -9,7 +9,7 @@ import contextlib
 import time
 import typing as t
 
-from . import plan, statements
+from . import losses, plan, statements
 from .errors import ExecutionError
 from .failure import Where, describe
 from .release import Release
@@ -57,6 +57,8 @@ class Rehearsed(t.NamedTuple):
     observed: t.Tuple[Observed, ...] = ()
     not_rehearsed: str = ""
     """Why it was left out; empty if it ran."""
+    lost: t.Tuple[losses.Lost, ...] = ()
+    """The data that its down script takes with it."""
 
 
 class Rehearsal:
@@ -92,11 +94,12 @@ class Rehearsal:
         migration = self._release.migrations[step.version]
         script = migration.script(step.action == plan.REVERT)
         if script.no_transaction:
-            self._left_out.append(step.version)
-            return Rehearsed(step, migration.description, (), "it runs outside of transactions")
+            return self._leave_out(step, migration, script, "it runs outside of transactions")
         self._sender.send("savepoint " + _SAVEPOINT)
+        stock = losses.take(self._session) if step.action == plan.REVERT else None
         try:
             observed = tuple(self._observe(step, script, statement) for statement in statements.split(script.text))
+            lost = self._lost(stock, script) if stock else ()
             if step.action == plan.APPLY:
                 self._verify(step, migration)
         except ExecutionError as error:
@@ -104,10 +107,26 @@ class Rehearsal:
                 raise
             # It may well need what was left out.
             self._sender.send("rollback to " + _SAVEPOINT)
-            self._left_out.append(step.version)
-            return Rehearsed(step, migration.description, (), "without {0} it fails: {1}".format(self._left_out[0], error.message))
+            return self._leave_out(step, migration, script, "without {0} it fails: {1}".format(self._left_out[0], error.message))
         self._sender.send(self._session.reset)
-        return Rehearsed(step, migration.description, observed)
+        return Rehearsed(step, migration.description, observed, "", lost)
+
+    def _leave_out(self, step: plan.Step, migration: Migration, script: Script, why: str) -> Rehearsed:
+        self._left_out.append(step.version)
+        lost = losses.unforeseeable(script.path, script.text, why) if step.action == plan.REVERT else ()
+        return Rehearsed(step, migration.description, (), why, tuple(lost))
+
+    def _lost(self, before: losses.Stock, script: Script) -> t.Tuple[losses.Lost, ...]:
+        """What the script took. It is undone to count what is gone, and run again."""
+        self._sender.send(self._session.reset)
+        after = losses.take(self._session)
+        lost = losses.deletions(before, after)
+        if losses.is_smaller(before, after):
+            emptied = losses.empty(self._session, before, after)
+            self._sender.send("rollback to " + _SAVEPOINT)
+            lost += losses.count(self._session, before, after, emptied)
+            self._sender.send(script.text)
+        return tuple(lost)
 
     def _observe(self, step: plan.Step, script: Script, statement: statements.Statement) -> Observed:
         self._session.take_notices()
