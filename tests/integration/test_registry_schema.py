@@ -220,7 +220,7 @@ def test_verification_refuses_a_mistake(readonly: None, database: Database, name
         database.psql(registry.up(earlier))
     up = registry.up(name).read_text()
     # Some of these also stand in comments on indexes that a mistake renames.
-    mistaken = re.sub(r"^comment on index .*$", "", up.replace(right, wrong), flags=re.MULTILINE)
+    mistaken = re.sub(r"^comment on index .*?;$", "", up.replace(right, wrong), flags=re.MULTILINE | re.DOTALL)
     assert right in up
     with pytest.raises(PsqlError, match=re.escape(refusal)):
         apply_and_verify(database, mistaken, registry.verify(name).read_text())
