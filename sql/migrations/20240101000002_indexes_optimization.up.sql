@@ -409,11 +409,42 @@ $$;
 comment on function public.retention_backlog(integer, integer, integer, integer) is
     'How many rows of each kind retention would delete now';
 
+-- The one list of what is to be done regularly, for whatever does it: each command is one statement.
+create function public.maintenance_jobs(
+    validation_days integer default 90,
+    access_days integer default 90,
+    check_days integer default 365,
+    deleted_schema_days integer default 30
+)
+    returns table (job text, schedule text, command text)
+    language sql
+    immutable
+    set search_path = pg_catalog, pg_temp
+as $$
+    values
+        ('refresh_subject_versions', '*/10 * * * *', 'select public.refresh_subject_versions()'),
+        ('refresh_popular_schemas', '7 * * * *', 'select public.refresh_popular_schemas()'),
+        ('analyze', '17 */6 * * *',
+            'analyze public.schemas, public.schema_dependencies, public.subjects, public.validation_history,'
+            ' public.compatibility_checks, public.schema_access_log'),
+        ('purge_validations', '12 2 * * *', format('call public.purge_history(''validation_history'', %s)', validation_days)),
+        ('purge_accesses', '22 2 * * *', format('call public.purge_history(''schema_access_log'', %s)', access_days)),
+        ('purge_checks', '32 2 * * *', format('call public.purge_history(''compatibility_checks'', %s)', check_days)),
+        ('purge_schemas', '42 2 * * *', format('call public.purge_deleted_schemas(%s)', deleted_schema_days)),
+        ('vacuum', '12 3 * * *',
+            'vacuum (analyze) public.schemas, public.schema_dependencies, public.subjects, public.validation_history,'
+            ' public.compatibility_checks, public.schema_access_log, public.subject_versions, public.popular_schemas')
+$$;
+
+comment on function public.maintenance_jobs(integer, integer, integer, integer) is
+    'What is to be done regularly, and when (in cron''s words, for times at which little is going on)';
+
 revoke execute
     on procedure public.purge_history(text, integer, bigint, integer), public.purge_deleted_schemas(integer, bigint, integer)
     from public;
 grant execute
-    on function public.history_horizon(text, integer), public.schemas_to_purge(integer), public.retention_backlog(integer, integer, integer, integer)
+    on function public.history_horizon(text, integer), public.schemas_to_purge(integer), public.retention_backlog(integer, integer, integer, integer),
+        public.maintenance_jobs(integer, integer, integer, integer)
     to public;
 
 do $$
