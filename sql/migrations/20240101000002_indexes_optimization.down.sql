@@ -1,5 +1,6 @@
 -- data-loss: table schema_access_log, view popular_schemas, table maintenance_runs
 
+drop function public.index_bloat();
 drop function public.maintenance_jobs(integer, integer, integer, integer);
 drop function public.retention_backlog(integer, integer, integer, integer);
 drop procedure public.purge_deleted_schemas(integer, bigint, integer);
