@@ -150,7 +150,7 @@ select format('drop index %%s', indexrelid::regclass), pg_get_indexdef(indexreli
 from pg_index where indrelid = any (%(tables)s::regclass[]) and not exists (select from pg_constraint where conindid = indexrelid and contype in ('p', 'u'))
 """
 _COMMENTS = """
-select format('comment on index %%s is %%L', indexrelid::regclass, obj_description(indexrelid)) 
+select format('comment on index %%s is %%L', indexrelid::regclass, obj_description(indexrelid))
 from pg_index where indrelid = any (%(tables)s::regclass[]) and obj_description(indexrelid) is not null
 """
 
