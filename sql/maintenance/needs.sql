@@ -1,6 +1,5 @@
--- What there is to do now, as statements that each run outside of a transaction; none where all is well.
---
---   psql --dbname schema_registry --quiet --no-align --tuples-only --file sql/maintenance/needs.sql | psql --dbname schema_registry
+-- What there is to do now, as statements that each run outside of a transaction, and why; none where all is well. `tasks_from: run` of the role
+-- maintenance runs them one by one.
 --
 -- Settings: registry.reindex_percent=50 (a larger part of an index is air) of registry.reindex_mb=64 (and it is at least so large).
 select reason, statement

@@ -104,7 +104,9 @@ insert into public.subjects (name, default_compatibility_level, tags)
 select distinct subject, 'BACKWARD', array['generated'] from public.schemas
 """
 
-_EVENT = "public.bench_numbered join (select n as event, 1 + floor(power(random(), 3) * {schemas})::integer as n from generate_series({first}, {last}) as n) as drawn using (n)"
+_EVENT = """public.bench_numbered join (
+    select n as event, 1 + floor(power(random(), 3) * {schemas})::integer as n from generate_series({first}, {last}) as n
+) as drawn using (n)"""
 _MOMENT = "now() - ({total} - event) * (interval '{days} days' / {total})"
 
 _VALIDATIONS = f"""
