@@ -8,6 +8,7 @@ SEED =
 FROM =
 BENCH =
 SCENARIOS =
+SCALE = 0.1
 ROLE = $(GEERLINGGUY_ROLE)
 CHECK = .venv/bin/python scripts/check.py
 
@@ -26,6 +27,14 @@ status: setup ## where each database stands
 .PHONY: rollback
 rollback: setup ## back to a version: make rollback ARGS='-e migrations_version=20240101000001'
 	@scripts/play playbooks/rollback.yml $(ARGS)
+
+.PHONY: maintenance
+maintenance: setup ## retention, VACUUM, ANALYZE, REINDEX, as far as there is anything to do
+	@scripts/play playbooks/maintenance.yml $(ARGS)
+
+.PHONY: report
+report: setup ## how each database does: sizes, indexes, slow statements, jobs, locks
+	@scripts/play playbooks/report.yml $(ARGS)
 
 .PHONY: setup
 setup: ## what the commands above need: .venv and .ansible, made once
@@ -74,6 +83,14 @@ molecule: setup-tests ## the scenarios of molecule/ on hosts in containers: make
 .PHONY: bench
 bench: setup-tests ## measure speed: docs/benchmarks.md; BENCH=--help lists what there is to choose
 	@GEERLINGGUY_ROLE="$(ROLE)" PYTHONPATH=.ansible/collections:tests:tests/machines .venv/bin/python tests/benchmarks/bench.py $(BENCH)
+
+.PHONY: bench-schema
+bench-schema: setup-tests ## measure the registry's SQL on a filled one: SCALE=1 is the full size; docs/schema-performance.md
+	@PYTHONPATH=tests .venv/bin/python tests/benchmarks/schema.py --scale $(SCALE) $(BENCH)
+
+.PHONY: schema-docs
+schema-docs: setup-tests ## write docs/schema.md from the catalogue of a migrated database
+	@.venv/bin/python scripts/schema_docs.py
 
 .PHONY: setup-tests
 setup-tests:

@@ -28,7 +28,15 @@ NAMESPACE, NAME = "schema_registry", "postgresql"
 COLLECTION = f"{NAMESPACE}.{NAME}"
 SQLX = Path(os.environ.get("SQLX_CLI_DIR") or Path.home() / ".cache" / NAMESPACE)
 ENGINE = "plugins/module_utils/_migrations"
-PLAYBOOKS = ("playbooks/deploy.yml", "playbooks/rehearse.yml", "playbooks/rollback.yml", "playbooks/status.yml", "playbooks/update.yml")
+PLAYBOOKS = (
+    "playbooks/deploy.yml",
+    "playbooks/maintenance.yml",
+    "playbooks/rehearse.yml",
+    "playbooks/report.yml",
+    "playbooks/rollback.yml",
+    "playbooks/status.yml",
+    "playbooks/update.yml",
+)
 
 
 class Failed(Exception):
@@ -54,6 +62,7 @@ class Need:
 
 
 POSTGRESQL = Need("/usr/lib/postgresql/*/bin/initdb", ("postgresql",))
+PGTAP = Need("/usr/share/postgresql/*/extension/pgtap.control", ("pgtap",))
 PSYCOPG = Need("/usr/lib/python3/dist-packages/psycopg2", ("python3-psycopg2",))
 SHELLCHECK = Need("shellcheck", ("shellcheck",))
 CONTAINERS = (
@@ -178,6 +187,12 @@ def _migrations(sh: Shell) -> None:
     sh("ansible", "localhost", "--module-name", "ansible.builtin.include_role", "--args", role)
 
 
+@check("schema-docs", "lint", POSTGRESQL)
+def _schema_docs(sh: Shell) -> None:
+    """The page about the schema says what is in the catalogue."""
+    sh(sys.executable, "scripts/schema_docs.py", "--check")
+
+
 @check("syntax", "lint")
 def _syntax(sh: Shell) -> None:
     playbooks = ["deploy.yml", *(path for path in sources("playbooks/*.yml") if path.count("/") == 1)]
@@ -261,7 +276,7 @@ def _unit(sh: Shell) -> None:
     sh("pytest", "tests/unit")
 
 
-@check("integration", "integration", POSTGRESQL, PSYCOPG, shown=True)
+@check("integration", "integration", POSTGRESQL, PSYCOPG, PGTAP, shown=True)
 def _integration(sh: Shell) -> None:
     sh("pytest", "tests/integration")
 
@@ -307,6 +322,11 @@ def _molecule(sh: Shell) -> None:
     sh("molecule", "test", *chosen, MOLECULE_GLOB="molecule/*/molecule.yml", NO_COLOR="1", COLUMNS="160")
     if "DEPRECATION WARNING" in sh.log_path.read_text(encoding="utf-8"):
         raise Failed("something is deprecated; the log says what")
+
+
+@check("extensions", "machines", *CONTAINERS, shown=True)
+def _extensions(sh: Shell) -> None:
+    sh(sys.executable, "tests/machines/extensions.py")
 
 
 # --- the run ---

@@ -54,7 +54,7 @@ def collections_without_the_server(directory: Path) -> Path:
 
 def at(server: Server, **variables: Any) -> Dict[str, Any]:
     """How a host's roles reach its server."""
-    sockets = {f"{role}_login_unix_socket": str(server.socket_directory) for role in ("database", "extensions", "migrations")}
+    sockets = {f"{role}_login_unix_socket": str(server.socket_directory) for role in ("database", "extensions", "migrations", "maintenance")}
     return {**sockets, "server_port": server.port, **variables}
 
 

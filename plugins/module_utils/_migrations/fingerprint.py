@@ -134,7 +134,8 @@ _PARTS = (
     # triggers
     "select 'trigger', c.oid::regclass || '.' || quote_ident(g.tgname), concat_ws(' ', pg_get_triggerdef(g.oid),"
     " 'enabled ' || nullif(g.tgenabled::text, 'O'), quote_literal(comment_on(pg_trigger, g.oid, 0)))"
-    " from relations c join pg_trigger g on g.tgrelid = c.oid where not g.tgisinternal",
+    # (a hypertable has one more than the table had)
+    " from relations c join pg_trigger g on g.tgrelid = c.oid where not g.tgisinternal and g.tgname <> 'ts_insert_blocker'",
     # row security policies
     "select 'policy', c.oid::regclass || '.' || quote_ident(p.polname), concat_ws(' ', p.polcmd, case when p.polpermissive"
     " then 'permissive' else 'restrictive' end, 'to ' || (select string_agg(case when r = 0 then 'public' else role_name(r) end,"
@@ -255,15 +256,15 @@ class Fingerprint(t.NamedTuple):
         return "\n".join(difflib.unified_diff(other.splitlines(), self.text.splitlines(), name, mine, lineterm="", n=0))
 
 
-# Members of extensions and what belongs to the migrations themselves are nobody's schema. Most relations have the rights that
-# they were made with, so these are written down once for each owner.
+# Members of extensions, what extensions keep in schemas of their own (a hypertable's chunks), and what belongs to the migrations
+# themselves are nobody's schema. Most relations have the rights that they were made with, so these are written down once for each owner.
 _SHARED = """with roles as (
   select oid, case when oid = (select datdba from pg_database where datname = current_database()) then '{{owner}}'
     when starts_with(rolname, current_database() || '_') then '{{database}}' || substr(rolname, length(current_database()) + 1)
     else quote_ident(rolname) end as shown from pg_roles),
 relations as (
   select c.* from pg_class c join pg_namespace n on n.oid = c.relnamespace
-  where {user_schema} and c.relpersistence <> 't' and {not_member} and not {bookkeeping}),
+  where {user_schema} and c.relpersistence <> 't' and {not_member} and {own_schema} and not {bookkeeping}),
 untouched as materialized (
   select c.kind, c.owner, {default_rights} as rights from (select distinct {relation_kind} as kind, c.relowner as owner from relations c) c) """
 
@@ -302,6 +303,7 @@ def _query(ledger: t.Optional[TableName]) -> str:
     shared = _SHARED.format(
         user_schema=_USER_SCHEMA,
         not_member=_not_member("pg_class", "c.oid"),
+        own_schema=_not_member("pg_namespace", "n.oid"),
         bookkeeping=bookkeeping,
         default_rights=_acl("null", "c.kind", "c.owner"),
         relation_kind=_RELATION_KIND,

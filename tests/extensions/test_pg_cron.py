@@ -1,0 +1,127 @@
+"""sql/optional/pg_cron.sql and pg_stat_statements.sql: switched on, again, over, off, in any order; and the jobs do run."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from typing import Iterator, List
+
+import pytest
+from support import registry
+from support.postgres import Database, PsqlError, Server
+
+OPTIONAL = registry.SQL / "optional"
+JOBS = {
+    "refresh_subject_versions",
+    "refresh_popular_schemas",
+    "analyze",
+    "purge_validations",
+    "purge_accesses",
+    "purge_checks",
+    "purge_schemas",
+    "vacuum",
+    "purge_job_results",
+}
+
+
+def apply(database: Database, extension: str, **settings: object) -> List[str]:
+    """Run the script as superuser; what it says it has changed."""
+    options = " ".join(f"-c registry.{name}={str(value).replace(' ', chr(92) + ' ')}" for name, value in settings.items())
+    done = subprocess.run(
+        [
+            *(str(database.server.bin / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1"),
+            *("-d", database.server.dsn(database.name), "-f", str(OPTIONAL / f"{extension}.sql")),
+        ],
+        env={"PGOPTIONS": options, "PATH": "/usr/bin"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise PsqlError(done.stdout)
+    return [line for line in done.stdout.splitlines() if "changed: " in line]
+
+
+@pytest.fixture
+def scheduled(server: Server, registered: Database) -> Iterator[Database]:
+    """A registry in the one database of the server that pg_cron works in."""
+    server.execute(f"alter system set cron.database_name = '{registered.name}'")
+    server.stop()
+    server.start()
+    registered.execute("create extension pg_cron", user="postgres")
+    yield registered
+    registered.execute("drop extension pg_cron", user="postgres")
+    server.execute("alter system reset cron.database_name")
+    server.stop()
+    server.start()
+
+
+def jobs(database: Database) -> dict[str, tuple[str, str, str]]:
+    found = database.execute("select jobname, schedule, command, username from cron.job where jobname like 'registry: %'", user="postgres")
+    return {name.removeprefix("registry: "): (schedule, command, runner) for name, schedule, command, runner in found}
+
+
+def test_on_again_over_and_off(scheduled: Database) -> None:
+    scheduled.execute("select cron.schedule('somebody else''s', '0 0 * * *', 'select 1')", user="postgres")
+    assert apply(scheduled, "pg_cron")
+    assert set(jobs(scheduled)) == JOBS
+    assert {runner for _unused, _unused, runner in jobs(scheduled).values()} == {scheduled.owner}
+    assert apply(scheduled, "pg_cron") == []
+
+    assert len(apply(scheduled, "pg_cron", validation_days=30, schedules='{"vacuum":"1 4 * * *"}')) == 2
+    assert jobs(scheduled)["purge_validations"][1] == "call public.purge_history('validation_history', 30)"
+    assert jobs(scheduled)["vacuum"][0] == "1 4 * * *"
+    assert len(apply(scheduled, "pg_cron")) == 2
+
+    assert len(apply(scheduled, "pg_cron", runner="postgres")) >= 2 * len(JOBS)
+    assert {runner for _unused, _unused, runner in jobs(scheduled).values()} == {"postgres"}
+
+    assert len(apply(scheduled, "pg_cron", jobs="off")) == len(JOBS)
+    assert apply(scheduled, "pg_cron", jobs="off") == []
+    assert scheduled.execute("select jobname from cron.job", user="postgres") == [("somebody else's",)]
+
+
+def test_the_jobs_do_their_work(scheduled: Database) -> None:
+    [(backlog,)] = scheduled.execute("select sum(total) from retention_backlog()")
+    assert backlog > 0
+    every_minute = "{" + ",".join(f'"{job}":"* * * * *"' for job in JOBS) + "}"
+    apply(scheduled, "pg_cron", schedules=every_minute)
+    outcomes: dict[str, tuple[str, str]] = {}
+    for _second in range(130):
+        time.sleep(1)
+        outcomes = {
+            name.removeprefix("registry: "): (status, message)
+            for name, status, message in scheduled.execute(
+                "select jobname, status, return_message from cron.job join cron.job_run_details using (jobid) where end_time is not null", user="postgres"
+            )
+        }
+        if set(outcomes) == JOBS:
+            break
+    assert set(outcomes) == JOBS
+    assert [message for status, message in outcomes.values() if status != "succeeded"] == []
+    assert scheduled.execute("select sum(total) from retention_backlog()") == [(0,)]
+    shown = scheduled.psql(registry.SQL / "monitoring" / "jobs.sql", user="postgres")
+    assert all(job in shown for job in JOBS)
+
+
+def test_without_the_extension_it_says_so(registered: Database) -> None:
+    for extension in ("pg_cron", "pg_stat_statements"):
+        with pytest.raises(PsqlError, match=f"{extension} is not installed"):
+            apply(registered, extension)
+
+
+def test_slow_statements_are_listed_and_forgotten(registered: Database) -> None:
+    schema = registered.dump()
+    registered.execute("create extension pg_stat_statements", user="postgres")
+    assert len(apply(registered, "pg_stat_statements")) == 2
+    assert apply(registered, "pg_stat_statements") == []
+    registered.execute("select count(*) from schemas, generate_series(1, 100)")
+    listed = "select query from slow_statements where query like 'select count(*) from schemas, generate_series%'"
+    assert len(registered.execute(listed, user="postgres")) == 1
+    registered.execute("select reset_statements()", user="postgres")
+    assert registered.execute(listed, user="postgres") == []
+    with pytest.raises(Exception, match="permission denied"):
+        registered.execute("select reset_statements()")
+    registered.execute("drop extension pg_stat_statements", user="postgres")
+    assert registered.dump() == schema
