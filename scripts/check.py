@@ -162,7 +162,7 @@ def _ruff(sh: Shell) -> None:
 
 @check("mypy", "lint")
 def _mypy(sh: Shell) -> None:
-    sh("mypy", "--strict", "--cache-dir", WORK / "mypy", ENGINE, "scripts", "tests/machines")
+    sh("mypy", "--strict", "--cache-dir", WORK / "mypy", ENGINE, "scripts", "tests/machines", "tests/suite")
 
 
 @check("shellcheck", "lint", SHELLCHECK)
@@ -270,6 +270,16 @@ def _interop(sh: Shell) -> None:
     if shutil.which("cargo") is None and not SQLX.is_dir():
         raise CouldNotRun("there is no cargo to build sqlx with, and no sqlx built before")
     sh("pytest", "tests/interop")
+
+
+@check("suite", "unit", POSTGRESQL)
+def _suite(sh: Shell) -> None:
+    """The splitter against PostgreSQL's parser, on the SQL of PostgreSQL's own tests."""
+    try:
+        sh(sys.executable, "tests/suite/fetch.py")
+    except Failed as failure:
+        raise CouldNotRun("the source package of PostgreSQL cannot be had here") from failure
+    sh("pytest", "tests/suite")
 
 
 @check("faults", "faults", POSTGRESQL, PSYCOPG, shown=True)

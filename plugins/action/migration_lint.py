@@ -30,7 +30,7 @@ class ActionModule(ControllerAction):
         wrong = ["{0}: {1}".format(*item) for item in levels.items() if item[0] not in lint.RULES or item[1] not in _LEVELS]
         if wrong:
             raise ValueError("rules: no such rule or level: {0}. Rules are {1}.".format(", ".join(wrong), ", ".join(sorted(lint.RULES))))
-        source = self.read(params["source"], params["verify"], params["ignored_chars"])
+        source = self.read(params, self.directories(params["source"]))
         problems = lint.check(source, bool(params["verify"]), levels)
         problems += _squawk.check(source, levels.get("squawk", lint.RULES["squawk"]))
         errors = [str(problem) for problem in problems if problem.level == lint.ERROR]

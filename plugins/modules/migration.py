@@ -261,6 +261,13 @@ applied:
       description: What the server said on the side.
       type: list
       elements: str
+    statements:
+      description: How many statements its script has. Absent where no script runs.
+      type: int
+      sample: 4
+    sqlx_cli_can_run:
+      description: Whether sqlx-cli could run it as well. It cannot run several statements where one of them runs in no transaction.
+      type: bool
 reverted:
   description: The migrations that were reverted, newest first.
   returned: success
@@ -294,6 +301,12 @@ pending:
     checksum:
       description: SHA-384 of the up script, hexadecimal.
       type: str
+    statements:
+      description: How many statements its script has.
+      type: int
+    sqlx_cli_can_run:
+      description: Whether sqlx-cli could run it as well.
+      type: bool
 release:
   description: Digest of the files. SHA-256 over every version (8 bytes, big-endian) and its checksum, in order.
   returned: success
@@ -443,66 +456,75 @@ import json
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.schema_registry.postgresql.plugins.module_utils import _arguments
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import engine, picture, plan, release, rollout, source
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import picture, release, scripts, source
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.errors import MigrationError
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.executor import Options
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.prediction import predict
 
 
 def main() -> None:
     # The SQL must reach no log, and must not be masked in what comes back; connections are logged by the server anyway.
     module = AnsibleModule(argument_spec=_arguments.MIGRATION, supports_check_mode=True, no_log=True)
-    params = module.params
     # What was sent is not news: it must not come back among the arguments.
-    request = json.loads(params.pop("payload") or "{}")
-    explain: plan.Explain = plan.unexplained
+    request = json.loads(module.params.pop("payload") or "{}")
     try:
-        version = _arguments.wanted(params["version"])
-        controller = request.get("controller") or _arguments.this_machine()
-        target = _arguments.target(
-            params, controller, lock_timeout=params["lock_timeout"], statement_timeout=params["statement_timeout"]
-        )
-        if "release" in request:
-            carried = release.decode(request["release"])
-        else:
-            files = source.read(params["source"], params["verify"], params["ignored_chars"])
-            carried, explain = release.of(files), picture.explainer(files)
-        policy = _arguments.policy(params)
-        if module.check_mode:
-            asked = None if params["assume_empty"] else target
-            answer = engine.predict(
-                asked, params["ledger_table"], carried, version, policy, explain, params["allow_transaction_control"]
-            )
-        else:
-            options = Options(
-                params["ledger_table"],
-                params["lock_retries"],
-                params["advisory_lock_timeout"],
-                params["allow_transaction_control"],
-                controller,
-                tuple(params["create_schemas"]),
-                params["end_idle_lock_holder"],
-            )
-            if params["rehearse"]:
-                module.exit_json(changed=False, rehearsed=engine.rehearse(target, carried, version, policy, options, explain))
-            terms = rollout.Terms(
-                params["prove"],
-                params["return_on_failure"],
-                {int(known): digest for known, digest in params["ways_back"].items()},
-                params["known_fingerprints"],
-            )
-            if any(terms):
-                answer = rollout.Rollout(target, carried, version, policy, options, terms, explain).run()
-            else:
-                answer = engine.migrate(target, carried, version, policy, options, explain)
+        answer = _answer(module, request)
     except ValueError as error:
         module.fail_json(msg=str(error))
     except MigrationError as error:
         module.fail_json(msg=error.text, recovery=error.recovery, **error.failed)
-    for warning in answer.pop("warnings"):
+    for warning in answer.pop("warnings", ()):
         module.warn(warning)
-    if module._diff:
-        answer["diff"] = picture.diff(carried, answer)
     module.exit_json(**answer)
+
+
+def _answer(module: AnsibleModule, request: picture.Data) -> picture.Data:
+    params = module.params
+    version = _arguments.wanted(params["version"])
+    controller = request.get("controller") or _arguments.this_machine()
+    target = _arguments.target(params, controller, lock_timeout=params["lock_timeout"], statement_timeout=params["statement_timeout"])
+    files_are_here = "release" not in request
+    carried = _here(params) if files_are_here else release.decode(request["release"])
+    policy = _arguments.policy(params)
+    explain = picture.explainer(carried.migrations.values())
+    answer: picture.Data = {"changed": True}
+    if module.check_mode or request.get("look_first"):
+        asked = None if module.check_mode and params["assume_empty"] else target
+        answer = predict(asked, params["ledger_table"], carried, version, policy, explain, params["allow_transaction_control"])
+    if answer["changed"] and not module.check_mode:
+        # Most runs have nothing to do, and do not load it.
+        from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import engine, rollout
+        from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.executor import Options
+
+        options = Options(
+            params["ledger_table"],
+            params["lock_retries"],
+            params["advisory_lock_timeout"],
+            params["allow_transaction_control"],
+            controller,
+            tuple(params["create_schemas"]),
+            params["end_idle_lock_holder"],
+        )
+        if params["rehearse"]:
+            return {"changed": False, "rehearsed": engine.rehearse(target, carried, version, policy, options, explain)}
+        terms = rollout.Terms(
+            params["prove"],
+            params["return_on_failure"],
+            {int(known): digest for known, digest in params["ways_back"].items()},
+            params["known_fingerprints"],
+        )
+        if any(terms):
+            answer = rollout.Rollout(target, carried, version, policy, options, terms, explain).run()
+        else:
+            answer = engine.migrate(target, carried, version, policy, options, explain)
+    if files_are_here:
+        scripts.annotate(answer, carried)
+        if module._diff:
+            answer["diff"] = picture.diff(carried, answer)
+    return answer
+
+
+def _here(params: picture.Data) -> release.Release:
+    return release.of(source.read(params["source"], params["verify"], params["ignored_chars"]))
 
 
 if __name__ == "__main__":

@@ -182,7 +182,7 @@ import json
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.schema_registry.postgresql.plugins.module_utils import _arguments
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import picture, release, source
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import look, session
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.errors import MigrationError
 
 
@@ -192,19 +192,30 @@ def main() -> None:
     request = json.loads(params["payload"] or "{}")
     try:
         target = _arguments.target(params, request.get("controller") or _arguments.this_machine())
-        if "look" in request:
-            module.exit_json(changed=False, **picture.look(target, params["ledger_table"], request["look"], request.get("proofs", False)))
-        compared = None
-        if "release" in request:
-            compared = release.decode(request["release"])
-        elif params["source"]:
-            compared = release.of(source.read(params["source"], None, params["ignored_chars"]))
-        answer = picture.info(target, params["ledger_table"], compared, params["expected_fingerprint_text"])
+        answer = _seen(target, params, request["look"]) if "look" in request else _told(target, params)
     except MigrationError as error:
         module.fail_json(msg=error.text, recovery=error.recovery, **error.failed)
     if not params["fingerprint_text"]:
-        del answer["fingerprint_text"]
+        answer.pop("fingerprint_text", None)
     module.exit_json(changed=False, **answer)
+
+
+def _seen(target: session.Target, params: look.Data, request: look.Data) -> look.Data:
+    # What the controller makes an answer of, which has the files.
+    if request.pop("around", False):
+        return look.look_around(target, params["ledger_table"], expected_fingerprint=params["expected_fingerprint_text"], **request)
+    return look.look(target, params["ledger_table"], **request)
+
+
+def _told(target: session.Target, params: look.Data) -> look.Data:
+    # Mostly the controller has the files, and nothing of this is loaded.
+    from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import picture, release, source
+
+    compared = None
+    if params["source"]:
+        compared = release.of(source.read(params["source"], None, params["ignored_chars"], complete=False), (), ())
+    seen = look.look_around(target, params["ledger_table"], True, params["expected_fingerprint_text"])
+    return picture.told(seen, compared)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ options:
       - C(byte-order-mark) (error), PostgreSQL takes one for a syntax error.
       - C(misplaced-marker) (error), C(no-transaction) is written where or so that it has no effect.
       - C(several-statements) (warning), a no-transaction file that sqlx itself could not run.
+      - C(unnamed-index) (error), an index that is built concurrently without a name, so that nobody could tell after an
+        interruption whether it is there.
       - C(transaction-control) (error), BEGIN, COMMIT and their like.
       - C(outside-transaction) (error), a statement such as CREATE INDEX CONCURRENTLY without the marker.
       - C(session-setting) (warning), SET without LOCAL.

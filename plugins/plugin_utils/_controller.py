@@ -9,11 +9,14 @@ import abc
 import json
 import os
 import typing as t
+from concurrent.futures import ThreadPoolExecutor
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.schema_registry.postgresql.plugins.module_utils import _arguments
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import source
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import picture, plan, source
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.errors import MigrationError
+
+Data = t.Dict[str, t.Any]
 
 _VAULT = b"$ANSIBLE_VAULT;"
 
@@ -23,8 +26,8 @@ class ControllerAction(ActionBase):
 
     TRANSFERS_FILES = False
 
-    def run(self, tmp: t.Any = None, task_vars: t.Optional[t.Dict[str, t.Any]] = None) -> t.Dict[str, t.Any]:
-        result: t.Dict[str, t.Any] = super().run(tmp, task_vars)
+    def run(self, tmp: t.Any = None, task_vars: t.Optional[Data] = None) -> Data:
+        result: Data = super().run(tmp, task_vars)
         self._task_vars = task_vars
         if self._task.check_mode:
             # Answered at once, so that nobody asks after a job.
@@ -38,15 +41,15 @@ class ControllerAction(ActionBase):
         return result
 
     @abc.abstractmethod
-    def act(self) -> t.Dict[str, t.Any]:
+    def act(self) -> Data:
         """What the action does; its result."""
 
-    def arguments(self, spec: t.Dict[str, t.Any]) -> t.Dict[str, t.Any]:
+    def arguments(self, spec: Data) -> Data:
         """The task's arguments, checked and complete."""
         _result, arguments = self.validate_argument_spec(argument_spec=spec)
         return dict(arguments)
 
-    def execute(self, module: str, spec: t.Dict[str, t.Any], request: t.Dict[str, t.Any]) -> t.Dict[str, t.Any]:
+    def execute(self, module: str, spec: Data, request: Data) -> Data:
         """Run a module of this collection on the host, with those of the task's arguments that it knows and a request of ours."""
         request["controller"] = _arguments.this_machine()
         known = {each for name, option in spec.items() for each in (name, *option.get("aliases", ()))}
@@ -60,20 +63,45 @@ class ControllerAction(ActionBase):
         answer.pop("invocation", None)
         return dict(answer)
 
-    def read(self, directories: t.Sequence[str], verify: t.Optional[str], ignored_chars: str) -> source.Source:
+    def look(self, params: Data, directories: t.Sequence[str], request: Data) -> t.Tuple[source.Source, Data, t.List[plan.Row]]:
+        """Have the host look at the database, and read the migrations meanwhile.
+
+        :param request: what is asked beside.
+        :returns: the files, what was seen, and the ledger's rows, which are empty where looking failed.
+        :raises SourceError: if the files cannot be used, whatever was seen.
+        """
+
+        def ask(**more: bool) -> Data:
+            return self.execute("migration_info", _arguments.INFO, {"look": {**request, **more}})
+
+        self._find_verify(params)
+        with ThreadPoolExecutor(1) as aside:
+            reading = aside.submit(self.read, params, directories, complete=False)
+            seen = ask()
+            files = reading.result()
+        rows = None if seen.get("failed") else picture.rows_of(seen, [plan.File(*each[:3]) for each in files.migrations])
+        if rows is None and not seen.get("failed"):
+            # Something else is in the ledger: a changed file, or one that is not here.
+            seen = ask(with_rows=True)
+            rows = None if seen.get("failed") else picture.rows_of(seen, ())
+        return files, seen, rows or []
+
+    def read(self, params: Data, directories: t.Sequence[str], complete: bool = True) -> source.Source:
         """Read migrations on the controller.
 
+        :param complete: whether down and verification scripts are read at once.
         :raises SourceError: if they cannot be used.
         """
-        return source.read(
-            [self._find(directory) for directory in directories],
-            self._find(verify) if verify else None,
-            ignored_chars,
-            self._read_file,
-        )
+        return source.read(directories, self._find_verify(params), params["ignored_chars"], self._read_file, complete)
+
+    def directories(self, names: t.Sequence[str]) -> t.List[str]:
+        """Directories, found as the files of a role are."""
+        return [self._find(name) for name in names]
+
+    def _find_verify(self, params: Data) -> t.Optional[str]:
+        return self._find(params["verify"]) if params.get("verify") else None
 
     def _find(self, directory: str) -> str:
-        """A directory, found as the files of a role are."""
         directory = os.path.expanduser(directory)
         return directory if os.path.isabs(directory) else str(self._find_needle("files", directory))
 

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 import psycopg2
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import engine, picture, plan, release, source
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import engine, look, picture, plan, release, source
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.executor import Options
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.plan import Policy
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.session import Target
@@ -103,9 +103,10 @@ class Lab:
         """Seconds that the engine takes to find out that nothing is to be done."""
 
         def run() -> None:
-            everything = release.of(source.read([str(workload.migrations)]))
-            seen = picture.look(self.target(database, relay), LEDGER, everything.digest)
-            rows = picture.rows_of(seen, everything.files)
+            files = source.read([str(workload.migrations)], complete=False)
+            everything = release.of(files, (), ())
+            rows = picture.rows_of(look.look(self.target(database, relay), LEDGER), everything.files)
+            assert rows is not None
             assert not plan.make(everything.files, everything.only_down, rows, None).steps
 
         return timed(run)

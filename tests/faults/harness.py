@@ -346,13 +346,22 @@ def up(server: Server) -> None:
         with suppress(psycopg2.Error):
             server.execute("select 1")
             return
-        if time.monotonic() > deadline:
-            raise Wrong(f"the server is not back after {PATIENCE:.0f} s:\n{server.log.read_text()[-2000:]}")
-        if not _postmaster(server):
-            # Its last children may still be on their way out.
-            with suppress(ServerError):
-                server.start()
+        with _STARTING:
+            _start(server, deadline)
         time.sleep(0.1)
+
+
+# Of two that are started at once, the one that gives up may take the other's socket away with it.
+_STARTING = threading.Lock()
+
+
+def _start(server: Server, deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise Wrong(f"the server is not back after {PATIENCE:.0f} s:\n{server.log.read_text()[-2000:]}")
+    if not _postmaster(server):
+        # Its last children may still be on their way out.
+        with suppress(ServerError):
+            server.start()
 
 
 def _postmaster(server: Server) -> int:

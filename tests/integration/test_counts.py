@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List
 
 import pytest
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import picture
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import look
 from support.migrations import LEDGER, Release
-from support.playbooks import Playbooks
+from support.playbooks import HOST, PlaybookFailed, Playbooks
 from support.relay import Relay
 
 MIGRATION = "schema_registry.postgresql.migration"
@@ -54,27 +54,52 @@ def test_two_messages_a_migration(release: Release, relay: Relay) -> None:
 def test_three_messages_where_nothing_is_pending(release: Release, relay: Relay) -> None:
     release.add_tables(1, 5)
     release.migrate()
-    answer = picture.look(release.target(**through(relay)), LEDGER, release.read().release)
+    answer = look.look(release.target(**through(relay)), LEDGER)
     assert answer["rows"] is None
     (conversation,) = relay.conversations
     assert len(conversation) == 3
 
 
 @pytest.mark.parametrize(
-    ("module", "arguments", "executions"),
-    [
-        (MIGRATION, (), 2),
-        (MIGRATION, ("--check", "--diff"), 1),
-        (MIGRATION_INFO, (), 1),
-    ],
+    ("module", "arguments"),
+    [(MIGRATION, ()), (MIGRATION, ("--check", "--diff")), (MIGRATION_INFO, ())],
     ids=["apply", "check", "info"],
 )
-def test_module_executions(release: Release, tmp_path: Path, module: str, arguments: List[str], executions: int) -> None:
+def test_a_module_is_executed_once(release: Release, tmp_path: Path, module: str, arguments: List[str]) -> None:
     release.add_tables(1, 5)
     playbooks = Playbooks(tmp_path / "playbooks", witnessed=True)
-    assert len(playbooks.run([task(release, module)], *arguments).memory) == executions
+    assert len(playbooks.run([task(release, module)], *arguments).memory) == 1
     release.migrate()
     assert len(playbooks.run([task(release, module)], *arguments).memory) == 1
+
+
+def test_twice_where_much_sql_may_have_to_travel(release: Release, tmp_path: Path) -> None:
+    """Whatever is pending, and whatever else is in the ledger."""
+    release.add("2_large", f"-- {'x' * 300_000}\ncreate table large (id int);", "drop table large;")
+    release.add_tables(3, 4)
+    playbooks = Playbooks(tmp_path / "playbooks", witnessed=True)
+
+    def executions(**arguments: Any) -> int:
+        run = playbooks.run([task(release, MIGRATION, **arguments)])
+        assert run.changed == {HOST: int(len(run.memory) == 2)}
+        return len(run.memory)
+
+    assert (executions(), executions()) == (2, 1)
+    release.add_tables(1, 1)
+    assert (executions(), executions(), release.versions()) == (2, 1, [1, 2, 3, 4])
+    (release.migrations / "3_table.up.sql").write_text("create table t3 (id int); -- a word more")
+    with pytest.raises(PlaybookFailed, match="Changed since they were applied"):
+        executions()
+    assert (executions(repair=[3]), executions()) == (2, 1)
+    (release.migrations / "4_table.up.sql").unlink()
+    (release.migrations / "4_table.down.sql").unlink()
+    with pytest.raises(PlaybookFailed, match="missing among the migration files: 4"):
+        executions()
+    assert executions(missing="ignore") == 1
+    release.add_tables(5, 5)
+    assert (executions(missing="ignore"), release.versions()) == (2, [1, 2, 3, 4, 5])
+    release.add_tables(4, 4)
+    assert (executions(version="3", allow_revert=True), release.versions()) == (2, [1, 2, 3])
 
 
 def test_a_converged_database_costs_one_connection_and_three_messages(release: Release, relay: Relay, tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from support.postgres import Database, Server
 
 SETTINGS = """
 select set_config('search_path', '', false);
-set statement_timeout = '1ms'; reset statement_timeout; set lock_timeout = '7s';
+set statement_timeout = '9s'; reset statement_timeout; set lock_timeout = '7s';
 set timezone = 'Asia/Tokyo'; set datestyle = 'German'; set extra_float_digits = -3;
-set idle_in_transaction_session_timeout = '1ms';
+set idle_in_transaction_session_timeout = '9s';
 set check_function_bodies = off; set row_security = off; set standard_conforming_strings = off;
 set client_encoding = 'latin1'; set client_min_messages = error;
 """

@@ -58,7 +58,7 @@ def test_a_database_is_brought_to_its_version_and_stays_there(release: Release, 
     assert shown(predicted) == shown(made) == ["create table parent (id int); -- {{ not_a_template }}", "create table child (id int);"]
     assert predicted["diff"][0]["after_header"] == str(release.migrations / "1_parent.up.sql")
     assert (versions(predicted["applied"]), predicted["to_version"]) == (versions(made["applied"]), made["to_version"]) == ([1, 2], 2)
-    assert made["applied"][0].keys() == {"version", "description", "checksum", "duration", "notices"}
+    assert made["applied"][0].keys() == {"version", "description", "checksum", "duration", "notices", "statements", "sqlx_cli_can_run"}
     assert shown(again) == []
     assert again["fingerprint"] == made["fingerprint"]
     assert (shown(more), versions(more["applied"])) == (["create table later (id int);"], [3])

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import engine, picture, release, rollout, source
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import (
+    engine,
+    look,
+    picture,
+    prediction,
+    release,
+    rollout,
+    source,
+)
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.executor import Options
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.plan import Policy
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.session import Target
@@ -84,7 +92,7 @@ class Release:
         policy = Policy(**_take(arguments, Policy._fields))
         options = Options(**{"controller": "tests", "advisory_lock_timeout": 20.0, **_take(arguments, Options._fields)})
         answer: Dict[str, Any] = engine.migrate(
-            self.target(**arguments), release.of(files), version, policy, options, picture.explainer(files)
+            self.target(**arguments), release.of(files), version, policy, options, picture.explainer(files.migrations)
         )
         return answer
 
@@ -94,7 +102,7 @@ class Release:
         terms = rollout.Terms(**_take(arguments, rollout.Terms._fields))
         policy = Policy(**_take(arguments, Policy._fields))
         options = Options(**{"controller": "tests", "advisory_lock_timeout": 20.0, **_take(arguments, Options._fields)})
-        run = rollout.Rollout(self.target(**arguments), release.of(files), version, policy, options, terms, picture.explainer(files))
+        run = rollout.Rollout(self.target(**arguments), release.of(files), version, policy, options, terms, picture.explainer(files.migrations))
         answer: Dict[str, Any] = run.run()
         return answer
 
@@ -102,11 +110,12 @@ class Release:
         """What a run would do."""
         files = self.read()
         policy = Policy(**_take(arguments, Policy._fields))
-        answer: Dict[str, Any] = engine.predict(self.target(), LEDGER, release.of(files), version, policy, picture.explainer(files))
+        answer: Dict[str, Any] = prediction.predict(self.target(), LEDGER, release.of(files), version, policy, picture.explainer(files.migrations))
         return answer
 
     def info(self, **arguments: Any) -> Dict[str, Any]:
-        told: Dict[str, Any] = picture.info(self.target(), arguments.pop("ledger_table", LEDGER), release.of(self.read()), **arguments)
+        seen = look.look_around(self.target(), arguments.pop("ledger_table", LEDGER), True, **arguments)
+        told: Dict[str, Any] = picture.told(seen, release.of(self.read()))
         return told
 
     def rows(self, table: str = LEDGER) -> List[Row]:

@@ -1,39 +1,18 @@
 # Copyright: Schema Registry contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The engine's few verbs, and what they answer, as plain data: what the module migration calls."""
+"""The verbs that change a database, and what they answer, as plain data: what the module migration calls."""
 
 from __future__ import annotations
 
 import typing as t
 
-from . import picture, plan, scripts
+from . import picture, plan
 from .errors import MigrationError
 from .executor import DEFAULTS, Executor, Options
 from .picture import Data
 from .release import Release
 from .session import Session, Target
-
-
-def predict(
-    target: t.Optional[Target],
-    ledger_table: str,
-    release: Release,
-    wanted: t.Optional[int],
-    policy: plan.Policy,
-    explain: plan.Explain = plan.unexplained,
-    allow_transaction_control: bool = False,
-) -> Data:
-    """What ``migrate`` would do; nothing is written.
-
-    :param target: None for a database that is not there yet.
-    :raises MigrationError: as migrate would, before it touched anything.
-    """
-    seen: Data = picture.look(target, ledger_table, release.digest) if target else {"rows": [], "fingerprint": None}
-    rows = picture.rows_of(seen, release.files)
-    planned = plan.make(release.files, release.only_down, rows, wanted, policy, explain)
-    scripts.check(release, planned, allow_transaction_control)
-    return picture.predicted(release, rows, planned, seen["fingerprint"])
 
 
 def migrate(

@@ -15,9 +15,10 @@ import time
 import typing as t
 
 from . import fingerprint, outside, plan, proofs, scripts, statements
-from .errors import ConnectionFailed, ExecutionError, LockError, MigrationError, PlanError
+from .commits import Closing, CommitFailed, Commits
+from .errors import ExecutionError, LockError, MigrationError, PlanError
 from .failure import Description, Where, describe
-from .history import BEGUN, DONE, FAILED, History, read_rows
+from .history import BEGUN, FAILED, Entry, History, entry, nanoseconds, read_rows
 from .ledger import Ledger
 from .lock import AdvisoryLock
 from .rehearsal import Rehearsal, Rehearsed
@@ -27,12 +28,6 @@ from .session import ServerError, Session, identifier
 from .source import Migration, Script
 
 _UNIQUE_VIOLATION = "23505"
-
-# Seconds in which a server that restarts must be back to be asked how a commit ended.
-_RECONNECT = 15.0
-
-_COMMIT_LOST = "The connection was lost during a commit, and how it ended cannot be seen. "
-_COMMIT_UNKNOWN = "Whether the last migration was committed is not known. Run again later: the ledger decides, and nothing runs twice."
 
 _SAVEPOINT = "schema_registry_verify"
 _NOT_VERIFIED = "its verification failed"
@@ -67,15 +62,6 @@ class Outcome(t.NamedTuple):
     fingerprint: str
 
 
-class _Unconfirmed(t.NamedTuple):
-    """A step whose closing message is not yet sent."""
-
-    step: plan.Step
-    script: Script
-    closing: str
-    done: plan.Done
-
-
 class Executor:
     """One run against one database.
 
@@ -105,8 +91,7 @@ class Executor:
         self._together = policy.transaction == "all"
         self._sender = Sender(session, options.lock_retries)
         self._history: History
-        self._unconfirmed: t.Optional[_Unconfirmed] = None
-        self._done: t.List[plan.Done] = []
+        self._commits = Commits(self._sender, self._together, self._recorded, options.advisory_lock_timeout)
         self.rows: t.Sequence[plan.Row] = ()
         """The ledger as it was when the lock came."""
         self.fingerprint_before: t.Optional[str] = None
@@ -115,7 +100,7 @@ class Executor:
     @property
     def done(self) -> t.Tuple[plan.Done, ...]:
         """The steps that are committed so far, also after a failure."""
-        return tuple(self._done)
+        return tuple(self._commits.done)
 
     @property
     def session(self) -> Session:
@@ -129,6 +114,9 @@ class Executor:
         try:
             with self._reported(Where()):
                 return self._run()
+        except MigrationError:
+            self._commits.settle()
+            raise
         finally:
             self._write_durations()
             self._close()
@@ -147,7 +135,7 @@ class Executor:
 
     def _write_durations(self) -> None:
         """Tell the ledger how long everything took, in one statement: until then it says what sqlx says before it knows."""
-        took = {done.step.version: _nanoseconds(done.seconds) for done in self._done if done.step.action == plan.APPLY}
+        took = {done.step.version: nanoseconds(done.seconds) for done in self._commits.done if done.step.action == plan.APPLY}
         if took and not self._session.lost and not self._session.in_transaction:
             # The history has it in any case.
             with contextlib.suppress(ServerError):
@@ -225,7 +213,7 @@ class Executor:
                 self._take(planned)
                 return
             except MigrationError as error:
-                self._done.clear()
+                self._commits.done.clear()
                 if error.failed.get("sqlstate") not in TRANSIENT or tried > self._options.lock_retries:
                     raise
                 pause(tried)
@@ -246,37 +234,39 @@ class Executor:
                     self._outside(step, migration, script)
                 else:
                     self._inside(step, migration, script)
-        last = self._unconfirmed
+        last = self._commits.open
         try:
             self._begin("")
         except ServerError:
-            if last is None or last.done not in self._done:
+            if last is None or last.done not in self._commits.done:
                 raise
             # Committed: only the answer was lost, and the session with it.
-            self._session = self._reconnect()
+            self._session = self._commits.reconnect()
             self._ledger = Ledger(self._session, self._ledger.name.sql)
 
     def _baseline(self, step: plan.Step) -> None:
         file = self._files[step.version]
         done = plan.Done(step, file.description, file.checksum, 0.0)
         closing = self._ledger.insert(file.version, file.description, file.checksum)
-        closing += self._history.record(step.version, step.action, DONE)
+        closing += self._history.record(*entry(done))
         self._open(closing, done)
 
     def _repair(self, step: plan.Step) -> None:
+        began = time.monotonic()
         file = self._files[step.version]
         row = self._ledger.row(step.version)
         if row is None:
             raise PlanError("Version {0} was to be repaired, and its row is gone meanwhile.".format(step.version))
         change = self._ledger.replace_checksum(step.version, file.checksum) if row.success else self._ledger.delete(step.version)
         detail = "recorded checksum was {0}".format(row.checksum.hex()) if row.success else "the unfinished row was removed"
-        self._open(change + self._history.record(step.version, step.action, DONE, detail=detail), plan.Done(step, file.description, file.checksum, 0.0))
+        done = plan.Done(step, file.description, file.checksum, time.monotonic() - began)
+        self._open(change + self._history.record(*entry(done), detail=detail), done)
 
     def _open(self, change: str, done: plan.Done) -> None:
         """A step that is only rows of ours."""
         with self._reported(Where(done.step)):
             self._begin(self._opening + change)
-        self._unconfirmed = _Unconfirmed(done.step, Script("", b""), "", done)
+        self._commits.open = Closing(Script("", b""), "", done)
 
     # Inside a transaction
 
@@ -306,9 +296,9 @@ class Executor:
             # Deferred triggers run with the settings of their file; what this sets lasts as long as the transaction.
             closing += "set constraints all immediate;"
         seconds = time.monotonic() - began
-        closing += self._session.reset + self._history.record(step.version, step.action, DONE, _nanoseconds(seconds))
         done = plan.Done(step, migration.description, migration.checksum, seconds, self._notices())
-        self._unconfirmed = _Unconfirmed(step, script, closing, done)
+        closing += self._session.reset + self._history.record(*entry(done))
+        self._commits.open = Closing(script, closing, done)
         if b"advisory" in script.content.lower() and not self._together:
             self._check_lock(step)
 
@@ -379,7 +369,7 @@ class Executor:
         with self._reported(where):
             self._sender.send(self._session.reset)
         done = plan.Done(step, migration.description, migration.checksum, seconds, self._notices())
-        self._unconfirmed = _Unconfirmed(step, script, "begin;" + self._rows(step, migration, seconds), done)
+        self._commits.open = Closing(script, "begin;" + self._rows(done), done)
         with self._reported(Where(step)):
             self._begin("")
         if b"advisory" in script.content.lower():
@@ -390,91 +380,28 @@ class Executor:
             return self._ledger.mark_dirty(step.version)
         return self._ledger.insert(step.version, migration.description, migration.checksum, success=False)
 
-    def _rows(self, step: plan.Step, migration: Migration, seconds: float) -> str:
+    def _rows(self, done: plan.Done) -> str:
         """Statements that say that a step outside transactions is done."""
-        nanoseconds = _nanoseconds(seconds)
-        record = self._history.record(step.version, step.action, DONE, nanoseconds)
-        if step.action == plan.APPLY:
-            return record + self._ledger.finish(step.version, nanoseconds, migration.checksum)
-        return record + self._ledger.delete(step.version)
-
-    # Messages
+        record = self._history.record(*entry(done))
+        if done.step.action == plan.APPLY:
+            return record + self._ledger.finish(done.step.version, nanoseconds(done.seconds), done.checksum)
+        return record + self._ledger.delete(done.step.version)
 
     def _begin(self, opening: str) -> None:
-        """Close the step before, and send the opening of the next in the same message.
-
-        On an error the ledger decides whether it was the closing or the opening that failed.
-        """
-        unconfirmed, self._unconfirmed = self._unconfirmed, None
-        message = opening
-        if unconfirmed:
-            message = unconfirmed.closing + ("" if self._together and opening else "commit;") + opening
-        if not message:
-            return
+        """Close the step before, and open the next."""
         try:
-            self._sender.send(message)
-        except ServerError:
-            if unconfirmed is None or (self._together and opening):
-                raise
-            if not self._committed(unconfirmed):
-                with self._reported(Where(unconfirmed.step, unconfirmed.script, "its commit failed")):
-                    raise
-            self._done.append(unconfirmed.done)
-            raise
-        if unconfirmed:
-            self._done.append(unconfirmed.done)
+            self._commits.begin(opening)
+        except CommitFailed as failed:
+            with self._reported(Where(failed.step.done.step, failed.step.script, "its commit failed")):
+                raise failed.error from None
 
     @property
     def _opening(self) -> str:
         return "" if self._together else "begin;"
 
-    def _committed(self, unconfirmed: _Unconfirmed) -> bool:
-        """Whether a step is in the database whose commit got no clear answer."""
-        if not self._session.lost:
-            try:
-                self._session.rollback()
-                return self._is_recorded(unconfirmed.done, self._session)
-            except ServerError:
-                # As good as lost; and it must not keep the lock.
-                self._session.close()
-        deadline = time.monotonic() + _RECONNECT
-        while True:
-            try:
-                with self._reconnect() as session:
-                    # The old backend may be about to commit still; its lock comes free when it is gone.
-                    AdvisoryLock(session).acquire(self._options.advisory_lock_timeout)
-                    return self._is_recorded(unconfirmed.done, session)
-            except LockError as error:
-                raise ConnectionFailed(_COMMIT_LOST + error.message, error.failed, _COMMIT_UNKNOWN) from error
-            except ServerError as error:
-                if time.monotonic() > deadline:
-                    raise ConnectionFailed(_COMMIT_LOST + str(error), recovery=_COMMIT_UNKNOWN) from error
-
-    def _is_recorded(self, done: plan.Done, session: Session) -> bool:
-        step = done.step
+    def _recorded(self, session: Session) -> t.Set[Entry]:
         ledger = Ledger(session, self._ledger.name.sql)
-        if step.action in (plan.APPLY, plan.REVERT):
-            # Another run may have done the same meanwhile; the side table's entry is as old as the ledger's row, and ours.
-            history = History(session, ledger, self._release.digest, self._options.controller)
-            return history.tells(step.version, step.action, _nanoseconds(done.seconds))
-        row = ledger.row(step.version)
-        if step.action == plan.REPAIR:
-            return row is None or row.checksum == done.checksum
-        return row is not None
-
-    def _reconnect(self) -> Session:
-        """A new connection to a server that may be restarting.
-
-        :raises ConnectionFailed: if it is not back in time; how the commit ended is not known then.
-        """
-        deadline = time.monotonic() + _RECONNECT
-        while True:
-            try:
-                return Session(self._session.target)
-            except ConnectionFailed as error:
-                if time.monotonic() > deadline:
-                    raise ConnectionFailed(_COMMIT_LOST + error.message, recovery=_COMMIT_UNKNOWN) from error
-            time.sleep(0.5)
+        return History(session, ledger, self._release.digest, self._options.controller).told()
 
     def _notices(self) -> t.Tuple[str, ...]:
         return tuple(self._session.take_notices()[:_NOTICES_MAX])
@@ -490,10 +417,12 @@ class Executor:
         except ServerError as error:
             found = describe(error, where, self._sender, time.monotonic() - began, self._may_retrace(where))
             self._record_failure(where, found)
+            self._commits.settle()
             raise ExecutionError(found.message, found.details, self._state(where)) from error
         except LockError as error:
             if where.step is None:
                 raise
+            self._commits.settle()
             raise ExecutionError(error.message, error.failed, self._state(Where()) + " " + error.recovery) from error
 
     def _may_retrace(self, where: Where) -> bool:
@@ -509,7 +438,7 @@ class Executor:
 
     def _state(self, where: Where) -> str:
         """What is in the database now, and whether to run again."""
-        done = [] if self._together else [each.step for each in self._done]
+        done = [] if self._together else [each.step for each in self._commits.done]
         if done:
             state = "Of this run, {0}.".format("; ".join("{0} {1}".format(_PAST[each.action], each.version) for each in done))
         else:
@@ -526,7 +455,3 @@ class Executor:
 
 
 _PAST = {plan.APPLY: "applied", plan.REVERT: "reverted", plan.BASELINE: "recorded", plan.REPAIR: "repaired"}
-
-
-def _nanoseconds(seconds: float) -> int:
-    return round(seconds * 1e9)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import typing as t
 
 from . import statements
-from .plan import Step
+from .records import Step
 from .sender import TRANSIENT, Sender
 from .session import ServerError
 from .source import Script

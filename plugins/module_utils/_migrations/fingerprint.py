@@ -31,6 +31,8 @@ _FORMAT = "".join(
         ("intervalstyle", "'postgres'"),
         ("bytea_output", "'hex'"),
         ("extra_float_digits", "3"),
+        # It takes longer to compile the query than to run it.
+        ("jit", "off"),
     )
 )
 
@@ -58,11 +60,13 @@ def _not_member(catalog: str, oid: str) -> str:
     )
 
 
+_RELATION_KIND = "case c.relkind when 'S' then 's' else 'r' end::\"char\""
+
 _PARTS = (
     # schemas
     "select 'schema', quote_ident(n.nspname), concat_ws(' ', 'owner', role_name(n.nspowner), "
     + _acl("n.nspacl", "'n'", "n.nspowner")
-    + ", quote_literal(obj_description(n.oid, 'pg_namespace'))) from pg_namespace n where "
+    + ", quote_literal(comment_on(pg_namespace, n.oid, 0))) from pg_namespace n where "
     + _USER_SCHEMA
     + " and "
     + _not_member("pg_namespace", "n.oid"),
@@ -79,8 +83,11 @@ _PARTS = (
     " pg_get_partkeydef(c.oid) end, 'inherits ' || (select string_agg(i.inhparent::regclass::text, ',' order by i.inhseqno)"
     " from pg_inherits i where i.inhrelid = c.oid), pg_get_expr(c.relpartbound, c.oid),"
     " 'access ' || nullif((select amname from pg_am where oid = c.relam), 'heap'), "
-    + _acl("c.relacl", "case c.relkind when 'S' then 's' else 'r' end::\"char\"", "c.relowner")
-    + ", quote_literal(obj_description(c.oid, 'pg_class')), (select concat_ws(' ', format_type(s.seqtypid, null), s.seqstart,"
+    " case when c.relacl is null then (select u.rights from untouched u where u.kind = "
+    + _RELATION_KIND
+    + " and u.owner = c.relowner) else "
+    + _acl("c.relacl", _RELATION_KIND, "c.relowner")
+    + " end, quote_literal(comment_on(pg_class, c.oid, 0)), (select concat_ws(' ', format_type(s.seqtypid, null), s.seqstart,"
     " s.seqincrement, s.seqmin, s.seqmax, s.seqcache, s.seqcycle) from pg_sequence s where s.seqrelid = c.oid),"
     " (select 'owned by ' || d.refobjid::regclass || '.' || a.attname from pg_depend d join pg_attribute a"
     " on a.attrelid = d.refobjid and a.attnum = d.refobjsubid where d.classid = 'pg_class'::regclass and d.objid = c.oid"
@@ -99,20 +106,20 @@ _PARTS = (
     " 'options ' || (select string_agg(o, ',' order by o) from unnest(a.attoptions) o where o not like 'pg\\_attver=%'),"
     " a.attfdwoptions, case when a.attacl is not null then "
     + _acl("a.attacl", "'c'", "c.relowner")
-    + " end, quote_literal(col_description(c.oid, a.attnum)))"
+    + " end, quote_literal(comment_on(pg_class, c.oid, a.attnum)))"
     " from relations c join pg_attribute a on a.attrelid = c.oid join pg_type y on y.oid = a.atttypid"
     " left join pg_attrdef f on f.adrelid = c.oid and f.adnum = a.attnum"
     " where c.relkind in ('r', 'p', 'v', 'm', 'f', 'c') and a.attnum > 0 and not a.attisdropped",
     # constraints; NOT NULL stands with its column, triggers below
     "select 'constraint', coalesce(c.oid::regclass::text || '.', '') || quote_ident(k.conname), concat_ws(' ',"
-    " pg_get_constraintdef(k.oid), quote_literal(obj_description(k.oid, 'pg_constraint')))"
+    " pg_get_constraintdef(k.oid), quote_literal(comment_on(pg_constraint, k.oid, 0)))"
     " from relations c join pg_constraint k on k.conrelid = c.oid where k.contype not in ('t', 'n')",
     # indexes
     "select 'index', i.indexrelid::regclass::text, concat_ws(' ', pg_get_indexdef(i.indexrelid),"
     " case when not i.indisvalid then 'invalid' end, case when i.indisclustered then 'clustered' end,"
     " case when i.indisreplident then 'replica identity' end, 'statistics ' || (select string_agg(a.attnum || ' '"
     " || a.attstattarget, ',' order by a.attnum) from pg_attribute a where a.attrelid = i.indexrelid and a.attstattarget >= 0),"
-    " quote_literal(obj_description(i.indexrelid, 'pg_class')))"
+    " quote_literal(comment_on(pg_class, i.indexrelid, 0)))"
     " from relations c join pg_index i on i.indrelid = c.oid where c.relkind in ('r', 'p', 'm')",
     # what views select, and from what; the qualifiers of columns are taken out later, since 16 writes fewer of them
     "select 'select', c.oid::regclass::text, concat_ws(' ', chr(1) || pg_get_viewdef(c.oid) || chr(2), (select 'of ' ||"
@@ -126,13 +133,13 @@ _PARTS = (
     " 'enabled ' || w.ev_enabled::text) from relations c join pg_rewrite w on w.ev_class = c.oid where w.rulename <> '_RETURN'",
     # triggers
     "select 'trigger', c.oid::regclass || '.' || quote_ident(g.tgname), concat_ws(' ', pg_get_triggerdef(g.oid),"
-    " 'enabled ' || nullif(g.tgenabled::text, 'O'), quote_literal(obj_description(g.oid, 'pg_trigger')))"
+    " 'enabled ' || nullif(g.tgenabled::text, 'O'), quote_literal(comment_on(pg_trigger, g.oid, 0)))"
     " from relations c join pg_trigger g on g.tgrelid = c.oid where not g.tgisinternal",
     # row security policies
     "select 'policy', c.oid::regclass || '.' || quote_ident(p.polname), concat_ws(' ', p.polcmd, case when p.polpermissive"
     " then 'permissive' else 'restrictive' end, 'to ' || (select string_agg(case when r = 0 then 'public' else role_name(r) end,"
     " ',' order by 1) from unnest(p.polroles) r), 'using ' || pg_get_expr(p.polqual, p.polrelid), 'with check '"
-    " || pg_get_expr(p.polwithcheck, p.polrelid), quote_literal(obj_description(p.oid, 'pg_policy')))"
+    " || pg_get_expr(p.polwithcheck, p.polrelid), quote_literal(comment_on(pg_policy, p.oid, 0)))"
     " from relations c join pg_policy p on p.polrelid = c.oid",
     # functions, procedures, aggregates
     "select 'function', p.oid::regprocedure::text, concat_ws(' ', 'owner', role_name(p.proowner),"
@@ -141,7 +148,7 @@ _PARTS = (
     " g.aggfinalmodify, g.aggsortop::regoperator, format_type(g.aggtranstype, null), g.agginitval, g.aggminitval)"
     " from pg_aggregate g where g.aggfnoid = p.oid) else pg_get_functiondef(p.oid) end, "
     + _acl("p.proacl", "'f'", "p.proowner")
-    + ", quote_literal(obj_description(p.oid, 'pg_proc'))) from pg_proc p join pg_namespace n on n.oid = p.pronamespace where "
+    + ", quote_literal(comment_on(pg_proc, p.oid, 0))) from pg_proc p join pg_namespace n on n.oid = p.pronamespace where "
     + _USER_SCHEMA
     + " and "
     + _not_member("pg_proc", "p.oid"),
@@ -155,14 +162,14 @@ _PARTS = (
     " (select concat_ws(' ', 'of', format_type(r.rngsubtype, null), nullif(r.rngcanonical::oid, 0)::regproc,"
     " nullif(r.rngsubdiff::oid, 0)::regproc) from pg_range r where r.rngtypid = y.oid), "
     + _acl("y.typacl", "'T'", "y.typowner")
-    + ", quote_literal(obj_description(y.oid, 'pg_type'))) from pg_type y join pg_namespace n on n.oid = y.typnamespace where "
+    + ", quote_literal(comment_on(pg_type, y.oid, 0))) from pg_type y join pg_namespace n on n.oid = y.typnamespace where "
     + _USER_SCHEMA
     + " and y.typtype in ('e', 'd', 'r') and "
     + _not_member("pg_type", "y.oid"),
     # extended statistics
     "select 'statistics', quote_ident(n.nspname) || '.' || quote_ident(s.stxname), concat_ws(' ', 'owner', role_name(s.stxowner),"
-    " pg_get_statisticsobjdef(s.oid), 'target ' || nullif(s.stxstattarget, -1), quote_literal(obj_description(s.oid,"
-    " 'pg_statistic_ext'))) from pg_statistic_ext s join pg_namespace n on n.oid = s.stxnamespace",
+    " pg_get_statisticsobjdef(s.oid), 'target ' || nullif(s.stxstattarget, -1), quote_literal(comment_on("
+    "pg_statistic_ext, s.oid, 0))) from pg_statistic_ext s join pg_namespace n on n.oid = s.stxnamespace",
     # default privileges
     "select 'default privileges', concat_ws(' ', role_name(f.defaclrole), quote_ident(n.nspname), f.defaclobjtype), "
     + _acl("f.defaclacl", "f.defaclobjtype", "f.defaclrole")
@@ -227,7 +234,7 @@ _FIRST_OID = 16384
 
 def _other(catalog: str, owner: str, columns: str) -> str:
     return (
-        "select i.type, i.identity, concat_ws(' ', 'owner ' || role_name({1}), {2}, quote_literal(obj_description(o.oid, '{0}')))"
+        "select i.type, i.identity, concat_ws(' ', 'owner ' || role_name({1}), {2}, quote_literal(comment_on({0}, o.oid, 0)))"
         " from pg_catalog.{0} o cross join pg_identify_object('pg_catalog.{0}'::regclass, o.oid, 0) i"
         " where o.oid >= {3} and {4}".format(catalog, owner, columns, _FIRST_OID, _not_member(catalog, "o.oid"))
     )
@@ -248,16 +255,26 @@ class Fingerprint(t.NamedTuple):
         return "\n".join(difflib.unified_diff(other.splitlines(), self.text.splitlines(), name, mine, lineterm="", n=0))
 
 
-# Members of extensions and what belongs to the migrations themselves are nobody's schema.
+# Members of extensions and what belongs to the migrations themselves are nobody's schema. Most relations have the rights that
+# they were made with, so these are written down once for each owner.
 _SHARED = """with roles as (
   select oid, case when oid = (select datdba from pg_database where datname = current_database()) then '{{owner}}'
     when starts_with(rolname, current_database() || '_') then '{{database}}' || substr(rolname, length(current_database()) + 1)
     else quote_ident(rolname) end as shown from pg_roles),
 relations as (
   select c.* from pg_class c join pg_namespace n on n.oid = c.relnamespace
-  where {user_schema} and c.relpersistence <> 't' and {not_member} and not {bookkeeping}) """
+  where {user_schema} and c.relpersistence <> 't' and {not_member} and not {bookkeeping}),
+untouched as materialized (
+  select c.kind, c.owner, {default_rights} as rights from (select distinct {relation_kind} as kind, c.relowner as owner from relations c) c) """
 
-_ROLE_NAME = re.compile(r"role_name\(([^()]*)\)")
+# Said like functions, and written out: a function of SQL is started anew for every object, a subquery is not.
+_PSEUDO_FUNCTIONS = (
+    (re.compile(r"role_name\(([^()]*)\)"), r"(select shown from roles where roles.oid = \1)"),
+    (
+        re.compile(r"comment_on\((\w+), ([^(),]*), ([^(),]*)\)"),
+        r"(select description from pg_description where classoid = 'pg_catalog.\1'::regclass and objoid = \2 and objsubid = \3)",
+    ),
+)
 
 # A string, or the qualifier of a column or table.
 _QUALIFIER = re.compile(r"""('(?:[^']|'')*')|(?:\w+|"(?:[^"]|"")*")\.(?=[\w"*])""")
@@ -282,9 +299,18 @@ def _query(ledger: t.Optional[TableName]) -> str:
         bookkeeping = "(n.nspname = {0} and c.relname in ({1}, {2}))".format(
             literal(ledger.schema or ""), literal(ledger.table), literal(table_for(ledger).table)
         )
-    shared = _SHARED.format(user_schema=_USER_SCHEMA, not_member=_not_member("pg_class", "c.oid"), bookkeeping=bookkeeping)
+    shared = _SHARED.format(
+        user_schema=_USER_SCHEMA,
+        not_member=_not_member("pg_class", "c.oid"),
+        bookkeeping=bookkeeping,
+        default_rights=_acl("null", "c.kind", "c.owner"),
+        relation_kind=_RELATION_KIND,
+    )
     parts = _PARTS + tuple(_other(*catalog) for catalog in _OTHERS)
-    return _FORMAT + _ROLE_NAME.sub(r"(select shown from roles where roles.oid = \1)", shared + " union all ".join(parts))
+    query = shared + " union all ".join(parts)
+    for pseudo_function, written_out in _PSEUDO_FUNCTIONS:
+        query = pseudo_function.sub(written_out, query)
+    return _FORMAT + query
 
 
 def _canonical(definition: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import typing as t
 
-from . import plan
+from . import records
 from .ledger import Ledger, TableName, bytea, revoke_writes
 from .session import Session, literal
 
@@ -26,6 +26,26 @@ PROVE = "prove"
 # An identifier holds 63 bytes; the longest ledger name still gets a side table of its own.
 _SUFFIX = "_history"
 _STEM_BYTES = 63 - len(_SUFFIX)
+
+
+class Entry(t.NamedTuple):
+    """What happened to a version."""
+
+    version: int
+    action: str
+    outcome: str
+    duration: t.Optional[int]
+    """Nanoseconds."""
+
+
+def entry(done: records.Done) -> Entry:
+    """The entry of a step that is done."""
+    return Entry(done.step.version, done.step.action, DONE, nanoseconds(done.seconds))
+
+
+def nanoseconds(seconds: float) -> int:
+    """As ledger and side table have it."""
+    return round(seconds * 1e9)
 
 
 def table_for(ledger: TableName) -> TableName:
@@ -72,7 +92,7 @@ class History:
         version: int,
         action: str,
         outcome: str,
-        nanoseconds: t.Optional[int] = None,
+        duration: t.Optional[int] = None,
         position: t.Optional[int] = None,
         digest: t.Optional[bytes] = None,
         detail: str = "",
@@ -89,21 +109,24 @@ class History:
                 "null" if digest is None else bytea(digest),
                 literal(self._controller),
                 literal(self._release),
-                "null" if nanoseconds is None else nanoseconds,
+                "null" if duration is None else duration,
                 literal(detail) if detail else "null",
             )
         )
 
-    def tells(self, version: int, action: str, nanoseconds: int) -> bool:
-        """Whether this run has recorded that it did this, in so much time."""
-        return bool(
-            self._session.value(
-                "select exists (select from {0} where version = {1} and action = {2} and outcome = {3} and duration_ns = {4}"
-                " and controller = {5} and release = {6})".format(
-                    self.table.sql, version, literal(action), literal(DONE), nanoseconds, literal(self._controller), literal(self._release)
+    def told(self) -> t.Set[Entry]:
+        """What runs like this one, of the same release and from the same controller, have recorded as done.
+
+        Durations tell them apart.
+        """
+        return {
+            Entry(*row)
+            for row in self._session.rows(
+                "select version, action, outcome, duration_ns from {0} where outcome = {1} and controller = {2} and release = {3}".format(
+                    self.table.sql, literal(DONE), literal(self._controller), literal(self._release)
                 )
             )
-        )
+        }
 
     def begun(self, versions: t.Iterable[int]) -> t.Dict[int, str]:
         """The action that was begun last on each of these versions."""
@@ -137,7 +160,7 @@ class History:
         ]
 
 
-def read_rows(session: Session, ledger: Ledger) -> t.List[plan.Row]:
+def read_rows(session: Session, ledger: Ledger) -> t.List[records.Row]:
     """The ledger's rows; of unfinished ones, the side table tells which way they went."""
     if not ledger.exists:
         return []
@@ -147,4 +170,4 @@ def read_rows(session: Session, ledger: Ledger) -> t.List[plan.Row]:
         return rows
     history = History(session, ledger, "", "")
     begun = history.begun(dirty) if history.exists else {}
-    return [row._replace(reverting=begun.get(row.version) == plan.REVERT) for row in rows]
+    return [row._replace(reverting=begun.get(row.version) == records.REVERT) for row in rows]

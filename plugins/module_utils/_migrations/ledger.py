@@ -13,7 +13,7 @@ import string
 import typing as t
 
 from .errors import LedgerError
-from .plan import Row
+from .records import Row
 from .session import Session, identifier, literal
 
 # Letters are what ASCII has, and everything beyond it. Said by what they are not: a range up to the last character takes
@@ -73,12 +73,14 @@ def bytea(value: bytes) -> str:
 
 
 class Summary(t.NamedTuple):
-    """The ledger in two words, computed by the server: all that a converged database costs."""
+    """The ledger in few words, computed by the server: who has the files can tell the rows from it."""
 
     clean: bool
     """Whether no row is dirty."""
     release: str
     """The digest of checksum.release over the rows."""
+    versions: bytes
+    """Of every row, in their order: 8 bytes each, big-endian."""
 
 
 class Ledger:
@@ -153,12 +155,11 @@ class Ledger:
         self.resolve()
 
     def summary(self) -> Summary:
-        return Summary(
-            *self._session.rows(
-                "select coalesce(bool_and(success), true), encode(sha256(coalesce("
-                "string_agg(int8send(version) || checksum, '' order by version), '')), 'hex') from " + self.name.sql
-            )[0]
-        )
+        clean, release, versions = self._session.rows(
+            "select coalesce(bool_and(success), true), encode(sha256(coalesce(string_agg(int8send(version) || checksum, ''"
+            " order by version), '')), 'hex'), coalesce(string_agg(int8send(version), '' order by version), '') from " + self.name.sql
+        )[0]
+        return Summary(clean, release, bytes(versions))
 
     def rows(self) -> t.List[Row]:
         """Every row, in order of version."""

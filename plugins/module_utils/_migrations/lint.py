@@ -21,6 +21,7 @@ RULES = {
     "byte-order-mark": ERROR,
     "misplaced-marker": ERROR,
     "several-statements": WARNING,
+    "unnamed-index": ERROR,
     "transaction-control": ERROR,
     "outside-transaction": ERROR,
     "session-setting": WARNING,
@@ -119,6 +120,9 @@ def _in_statement(script: Script, statement: statements.Statement) -> t.Iterator
         yield "outside-transaction", line, "cannot run inside a transaction: begin the file with {0!r}".format(NO_TRANSACTION.decode())
     elif _sets_session(statement):
         yield "session-setting", line, "outlives its file under sqlx: use set local, or a setting of the function or role"
+    build = statements.concurrent_index(statement)
+    if script.no_transaction and build is not None and build.name is None:
+        yield "unnamed-index", line, "has no name: after an interruption nobody can tell whether it is there, and it is built twice"
     if head[0] == "create" and "index" in head[:3] and _VOLATILE.search(statement.text):
         yield "volatile-index", line, "an index can only be defined by what never changes"
     if head[0] == "create" and _is_definer(statement) and not _PINNED.search(statement.text):

@@ -1,83 +1,49 @@
 # Copyright: Schema Registry contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where a database stands and what is to be said of it: all that a run costs which has nothing to do.
-
-Nothing here can change a database, or imports what could: a host that is only asked receives half of the engine, and has half
-of it to compile.
-"""
+"""What is to be said of a database: answers of the modules, from what was seen, planned and done. Pure."""
 
 from __future__ import annotations
 
-import contextlib
+import base64
+import struct
 import typing as t
+import zlib
 
-from . import checksum, fingerprint, plan, proofs
-from .errors import ConnectionFailed
-from .history import read_rows
-from .ledger import Ledger
+from . import checksum, plan
 from .release import Release
-from .session import ServerError, Session, Target
-from .source import Source
+from .source import Migration
 
 Data = t.Dict[str, t.Any]
 
 
-def look(target: Target, ledger_table: str, digest: str, with_proofs: bool = False) -> Data:
-    """Where a database stands, in three messages; nothing is written.
+def _unpack(versions: str) -> t.Tuple[int, ...]:
+    packed = zlib.decompress(base64.b64decode(versions))
+    return struct.unpack(">{0}q".format(len(packed) // 8), packed)
 
-    :param digest: of the release that is wanted here. If the ledger has the same one, no row travels.
-    :param with_proofs: whether to tell what is known of the way back, in two more.
-    :returns: ``rows`` (None where they are the release's), ``fingerprint``, ``server_version`` and perhaps ``proofs``.
-    :raises MigrationError: if it cannot be looked at.
+
+def rows_of(seen: Data, files: t.Sequence[plan.File]) -> t.Optional[t.List[plan.Row]]:
+    """The ledger's rows from what ``look`` has seen; None where the files are not enough to tell them.
+
+    They are where nothing is in the ledger but these very files: then its digest is that of the files of its versions.
     """
-    with _looking(target) as session:
-        ledger = Ledger(session, ledger_table)
-        session.must_be_writable()
-        answer: Data = {"rows": []}
-        if ledger.exists:
-            summary = ledger.summary()
-            answer["rows"] = None
-            if not summary.clean or summary.release != digest:
-                rows = read_rows(session, ledger)
-                answer["rows"] = [[row.version, row.checksum.hex(), row.success, row.description, row.reverting] for row in rows]
-        answer["fingerprint"] = _fingerprint(session, ledger).digest
-        answer["server_version"] = session.server_version
-        if with_proofs:
-            known = proofs.read(session, ledger)
-            rows = read_rows(session, ledger) if known.begun else []
-            begun = proofs.unfinished(known, rows)
-            answer["proofs"] = dict(proofs.told(known, ""), unfinished=sorted(begun.versions) if begun else [])
-            answer["proven"] = sorted(known.proven)
-        return answer
+    if seen["rows"] is not None:
+        return [plan.Row(version, bytes.fromhex(digest), *rest) for version, digest, *rest in seen["rows"]]
+    by_version = {file.version: file for file in files}
+    known = [by_version[version] for version in _unpack(seen["versions"]) if version in by_version]
+    if checksum.release((file.version, file.checksum) for file in known) != seen["ledger"]:
+        return None
+    return [plan.Row(file.version, file.checksum, True, file.description) for file in known]
 
 
-@contextlib.contextmanager
-def _looking(target: Target) -> t.Iterator[Session]:
-    """A session that only reads.
+def told_of_proofs(seen: Data, installed: str) -> Data:
+    """What ``look`` has seen of proofs of the way back, for programs.
 
-    :raises ConnectionFailed: also for what the server refuses to show.
+    :param installed: the release that the ledger holds.
     """
-    with Session(target) as session:
-        try:
-            yield session
-        except ServerError as error:
-            raise ConnectionFailed(
-                "{0} cannot be read: {1} (SQLSTATE {2}).".format(target, str(error).strip(), error.pgcode),
-                {"sqlstate": error.pgcode},
-                "Nothing was changed. The login needs SELECT on the ledger, and USAGE on its schema.",
-            ) from error
-
-
-def _fingerprint(session: Session, ledger: Ledger) -> fingerprint.Fingerprint:
-    return fingerprint.take(session, ledger.name if ledger.exists else None)
-
-
-def rows_of(answer: Data, files: t.Sequence[plan.File]) -> t.List[plan.Row]:
-    """The ledger's rows from what ``look`` answered."""
-    if answer["rows"] is None:
-        return [plan.Row(file.version, file.checksum, True, file.description) for file in files]
-    return [plan.Row(version, bytes.fromhex(digest), *rest) for version, digest, *rest in answer["rows"]]
+    known = seen.get("proofs", {})
+    answer = {key: value for key, value in known.items() if key not in ("unfinished", "proven")}
+    return dict(answer, installed_release=installed, proven=installed in known.get("proven", ()))
 
 
 def standing(release: Release, rows: t.Sequence[plan.Row], found: t.Optional[str]) -> Data:
@@ -159,25 +125,16 @@ def _pending(release: Release, applied: t.AbstractSet[int]) -> t.List[Data]:
     ]
 
 
-def info(target: Target, ledger_table: str, source: t.Optional[Release], expected_fingerprint: t.Optional[str] = None) -> Data:
-    """The whole picture of a database; nothing is written, and a standby or a role that may only read will do.
+def told(seen: Data, source: t.Optional[Release], rows: t.Optional[t.Sequence[plan.Row]] = None) -> Data:
+    """The whole picture of a database.
 
+    :param seen: by ``look_around``.
     :param source: the release to compare with, if there is one.
-    :param expected_fingerprint: a fingerprint's text, to be told the difference to it.
+    :param rows: the ledger's, if they are known already.
     """
-    with _looking(target) as session:
-        ledger = Ledger(session, ledger_table)
-        rows = read_rows(session, ledger)
-        found = _fingerprint(session, ledger)
-        known = proofs.read(session, ledger)
-        answer: Data = {
-            "server_version": session.server_version,
-            "in_recovery": session.in_recovery,
-            "extensions": [
-                {"name": name, "version": version}
-                for name, version in session.rows("select extname, extversion from pg_extension order by extname")
-            ],
-        }
+    answer = {key: value for key, value in seen.items() if key not in ("rows", "versions", "ledger", "proofs")}
+    if rows is None:
+        rows = rows_of(seen, ()) or []
     if source is None:
         # Without files there is nothing to compare with: what is recorded counts as it is.
         files: t.Tuple[plan.File, ...] = tuple(plan.File(row.version, row.description, row.checksum) for row in rows)
@@ -191,20 +148,15 @@ def info(target: Target, ledger_table: str, source: t.Optional[Release], expecte
     checksums = {file.version: file.checksum for file in source.files}
     checksums.update((row.version, row.checksum) for row in rows)
     answer.update(
-        ledger_exists=ledger.exists,
         current_version=plan.current_version(rows),
-        **proofs.told(known, proofs.installed(rows)),
+        **told_of_proofs(seen, checksum.release((row.version, row.checksum) for row in rows)),
         dirty=[row.version for row in rows if not row.success],
         pending=[version for version, state in states.items() if state == plan.PENDING],
         migrations=[
             {"version": version, "description": descriptions[version], "state": state, "checksum": checksums[version].hex()}
             for version, state in states.items()
         ],
-        fingerprint=found.digest,
-        fingerprint_text=found.text,
     )
-    if expected_fingerprint is not None:
-        answer["fingerprint_difference"] = found.difference(expected_fingerprint)
     return answer
 
 
@@ -218,12 +170,13 @@ def diff(release: Release, answer: Data) -> t.List[t.Dict[str, str]]:
     return shown
 
 
-def explainer(source: Source) -> plan.Explain:
+def explainer(migrations: t.Iterable[Migration]) -> plan.Explain:
     """Says of a changed file whether only its line endings or its byte order mark differ from what was applied."""
-    contents = {migration.version: migration.up.content for migration in source.migrations}
+    by_version = {migration.version: migration for migration in migrations}
 
     def explain(version: int, recorded: bytes) -> str:
-        for name, digest in checksum.cosmetic_variants(contents.get(version, b"")):
+        migration = by_version.get(version)
+        for name, digest in checksum.cosmetic_variants(migration.up.content) if migration else ():
             if digest == recorded:
                 return "what was applied is this very text with {0}".format(name)
         return ""

@@ -12,11 +12,27 @@ from __future__ import annotations
 import typing as t
 
 from .errors import PlanError
+from .records import APPLY, BASELINE, DEFAULTS, REPAIR, REVERT, Done, File, Policy, Row, Step
 
-APPLY = "apply"
-REVERT = "revert"
-BASELINE = "baseline"
-REPAIR = "repair"
+__all__ = [
+    "APPLY",
+    "BASELINE",
+    "DEFAULTS",
+    "REPAIR",
+    "REVERT",
+    "Done",
+    "Explain",
+    "File",
+    "Plan",
+    "Policy",
+    "Row",
+    "Step",
+    "current_version",
+    "make",
+    "may_revert",
+    "states",
+    "unexplained",
+]
 
 # States of a version, as `sqlx migrate info` words them, and those that it does not tell apart.
 INSTALLED = "installed"
@@ -24,62 +40,6 @@ PENDING = "pending"
 DIFFERENT = "installed (different checksum)"
 MISSING = "missing"
 DIRTY = "dirty"
-
-
-class File(t.NamedTuple):
-    """What the plan needs to know of a migration's files."""
-
-    version: int
-    description: str
-    checksum: bytes
-    reversible: bool = True
-    no_transaction: bool = False
-    down_no_transaction: bool = False
-
-
-class Row(t.NamedTuple):
-    """A row of the ledger."""
-
-    version: int
-    checksum: bytes
-    success: bool = True
-    description: str = ""
-    reverting: bool = False
-    """Of a row without success: whether a revert was interrupted, not an apply."""
-
-
-class Policy(t.NamedTuple):
-    """What the caller allows. The fields are the module's parameters of the same names."""
-
-    allow_revert: bool = False
-    out_of_order: str = "warn"
-    missing: str = "fail"
-    repair: t.FrozenSet[int] = frozenset()
-    baseline: t.Optional[int] = None
-    transaction: str = "each"
-    undo: t.FrozenSet[int] = frozenset()
-
-
-DEFAULTS = Policy()
-
-
-class Step(t.NamedTuple):
-    """One thing to do to one version."""
-
-    action: str
-    version: int
-    resume: bool = False
-    """Whether an interrupted file outside a transaction is to be continued."""
-
-
-class Done(t.NamedTuple):
-    """One step that was taken."""
-
-    step: Step
-    description: str
-    checksum: bytes
-    seconds: float
-    notices: t.Tuple[str, ...] = ()
 
 
 class Plan(t.NamedTuple):
@@ -155,6 +115,11 @@ def make(
     if policy.transaction == "all":
         _check_one_transaction(by_version, steps)
     return Plan(tuple(steps), tuple(warnings))
+
+
+def may_revert(rows: t.Iterable[Row], target: t.Optional[int]) -> t.Set[int]:
+    """The versions whose down scripts a plan may want."""
+    return {row.version for row in rows if row.reverting or (target is not None and row.version > target)}
 
 
 def states(files: t.Sequence[File], only_down: t.AbstractSet[int], rows: t.Sequence[Row]) -> t.Dict[int, str]:

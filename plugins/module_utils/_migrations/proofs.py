@@ -13,7 +13,7 @@ import hashlib
 import json
 import typing as t
 
-from . import checksum, plan
+from . import checksum, records
 from .history import BEGUN, DONE, PROVE, History, table_for
 from .ledger import Ledger
 from .session import Session, literal
@@ -51,22 +51,22 @@ def way_back(migration: Migration) -> str:
     return hashlib.sha256(migration.down.content).hexdigest() if migration.down else ""
 
 
-def begin(history: History, rows: t.Iterable[plan.Row], fingerprint: str, versions: t.Iterable[int]) -> str:
+def begin(history: History, rows: t.Iterable[records.Row], fingerprint: str, versions: t.Iterable[int]) -> str:
     """The statement that says that a proof begins."""
     detail = {"installed": installed(rows), "fingerprint": fingerprint, "versions": sorted(versions)}
-    return history.record(plan.current_version(rows), PROVE, BEGUN, detail=json.dumps(detail))
+    return history.record(max((row.version for row in rows), default=0), PROVE, BEGUN, detail=json.dumps(detail))
 
 
 def finish(
-    history: History, begun: Begun, rows: t.Iterable[plan.Row], fingerprint: str, ways_back: t.Mapping[int, str]
+    history: History, begun: Begun, rows: t.Iterable[records.Row], fingerprint: str, ways_back: t.Mapping[int, str]
 ) -> str:
     """The statement that says that a proof is done."""
     release = installed(rows)
     detail = {"installed": release, "fingerprints": {begun.installed: begun.fingerprint, release: fingerprint}, "ways_back": ways_back}
-    return history.record(plan.current_version(rows), PROVE, DONE, detail=json.dumps(detail))
+    return history.record(max((row.version for row in rows), default=0), PROVE, DONE, detail=json.dumps(detail))
 
 
-def installed(rows: t.Iterable[plan.Row]) -> str:
+def installed(rows: t.Iterable[records.Row]) -> str:
     """The release that a ledger holds."""
     return checksum.release((row.version, row.checksum) for row in rows)
 
@@ -85,7 +85,7 @@ def read(session: Session, ledger: Ledger) -> Known:
         "select action, outcome, detail, extract(epoch from clock_timestamp() - at)::float8 from {0} where action = '{1}'"
         " union all (select action, outcome, null, extract(epoch from clock_timestamp() - at)::float8 from {0}"
         " where action in ('{2}', '{3}') and outcome = '{4}' order by at desc limit 1) order by 4 desc".format(
-            table.sql, PROVE, plan.APPLY, plan.REVERT, DONE
+            table.sql, PROVE, records.APPLY, records.REVERT, DONE
         )
     ):
         if action != PROVE:
@@ -102,7 +102,7 @@ def read(session: Session, ledger: Ledger) -> Known:
     return known._replace(begun=tuple(begun))
 
 
-def unfinished(known: Known, rows: t.Sequence[plan.Row]) -> t.Optional[Begun]:
+def unfinished(known: Known, rows: t.Sequence[records.Row]) -> t.Optional[Begun]:
     """The proof that was cut off and can still be finished: without what it applied, the ledger is what it was before."""
     versions = frozenset().union(*(each.versions for each in known.begun)) if known.begun else frozenset()
     there = versions.intersection(row.version for row in rows)
@@ -113,15 +113,11 @@ def unfinished(known: Known, rows: t.Sequence[plan.Row]) -> t.Optional[Begun]:
     return None
 
 
-def told(known: Known, release: str) -> t.Dict[str, t.Any]:
-    """The same for programs.
-
-    :param release: the one that is installed.
-    """
+def told(known: Known) -> t.Dict[str, t.Any]:
+    """The same for programs; ``proven`` lists releases."""
     return {
-        "installed_release": release,
         "stands_for": known.stands_for,
-        "proven": release in known.proven,
+        "proven": sorted(known.proven),
         "ways_back": {str(version): digest for version, digest in known.ways_back.items()},
         "known_fingerprints": known.fingerprints,
     }

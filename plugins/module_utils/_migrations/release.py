@@ -11,7 +11,7 @@ import typing as t
 import zlib
 
 from . import checksum
-from .plan import File
+from .records import File
 from .source import Migration, Script, Source
 
 
@@ -28,24 +28,35 @@ class Release(t.NamedTuple):
         return checksum.release((file.version, file.checksum) for file in self.files)
 
 
-def of(source: Source, versions: t.Optional[t.Collection[int]] = None) -> Release:
-    """The release of a source, with the SQL of the given versions only, or of all."""
-    wanted = None if versions is None else frozenset(versions)
+def of(source: Source, versions: t.Optional[t.Container[int]] = None, reverting: t.Optional[t.Container[int]] = None) -> Release:
+    """The release of a source.
+
+    :param versions: those whose SQL is wanted; None: all.
+    :param reverting: those whose down script is wanted; None: all. No other down script is read.
+    """
+
+    def goes_back(version: int) -> bool:
+        return reverting is None or version in reverting
+
     return Release(
-        tuple(_file(migration) for migration in source.migrations),
+        tuple(_file(migration, goes_back(migration.version)) for migration in source.migrations),
         source.only_down,
-        {each.version: each for each in source.migrations if wanted is None or each.version in wanted},
+        {
+            each.version: each if goes_back(each.version) else each._replace(down=None)
+            for each in source.migrations
+            if versions is None or each.version in versions
+        },
     )
 
 
-def _file(migration: Migration) -> File:
+def _file(migration: Migration, goes_back: bool) -> File:
     return File(
         migration.version,
         migration.description,
         migration.checksum,
         migration.down is not None,
         migration.up.no_transaction,
-        migration.down is not None and migration.down.no_transaction,
+        goes_back and migration.down is not None and migration.down.no_transaction,
     )
 
 

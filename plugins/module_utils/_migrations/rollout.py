@@ -131,15 +131,18 @@ class Rollout:
         rows, known = self._rows(), proofs.read(self._session, self._ledger())
         begun = proofs.unfinished(known, rows)
         if begun is None:
-            return proofs.told(known, proofs.installed(rows))
+            return self._told(rows)
         ways = {version: proofs.way_back(self._release.migrations[version]) for version in sorted(begun.versions)}
         irreversible = [version for version, way in ways.items() if not way]
         if not irreversible:
             self._there_and_back(begun, outcome)
         history = History(self._session, self._ledger(), self._release.digest, self._options.controller)
         self._session.run(proofs.finish(history, begun, rows, outcome.fingerprint, {} if irreversible else ways))
-        told = proofs.told(proofs.read(self._session, self._ledger()), proofs.installed(rows))
-        return dict(told, proved=[] if irreversible else sorted(begun.versions), irreversible=irreversible)
+        return dict(self._told(rows), proved=[] if irreversible else sorted(begun.versions), irreversible=irreversible)
+
+    def _told(self, rows: t.Sequence[plan.Row]) -> Data:
+        seen = {"proofs": proofs.told(proofs.read(self._session, self._ledger()))}
+        return picture.told_of_proofs(seen, proofs.installed(rows))
 
     def _there_and_back(self, begun: proofs.Begun, outcome: Outcome) -> None:
         versions = ", ".join(map(str, sorted(begun.versions)))

@@ -45,3 +45,23 @@ def check(release: Release, planned: plan.Plan, allow_transaction_control: bool)
 def _scripts_of(step: plan.Step, migration: Migration) -> t.List[Script]:
     scripts = [migration.down] if step.action == plan.REVERT else [migration.up, migration.verify]
     return [script for script in scripts if script is not None]
+
+
+def annotate(answer: t.Dict[str, t.Any], release: Release) -> None:
+    """Tell of each migration in an answer how many statements it has, and whether sqlx-cli could run it as well."""
+    for key in ("applied", "reverted", "pending"):
+        for entry in answer[key]:
+            migration = release.migrations.get(entry["version"])
+            script = migration and (migration.down if key == "reverted" else migration.up)
+            if script:
+                entry.update(_traits(script))
+
+
+def _traits(script: Script) -> t.Dict[str, t.Any]:
+    try:
+        parts = statements.split(script.text)
+    except statements.StatementError:
+        return {"statements": None, "sqlx_cli_can_run": False}
+    # It sends a file as one message, of which the server makes one transaction if there are several statements in it.
+    refused = script.no_transaction and len(parts) > 1 and any(statements.outside_transaction(each) for each in parts)
+    return {"statements": len(parts), "sqlx_cli_can_run": not refused}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import typing as t
 
@@ -15,11 +16,40 @@ from .errors import SourceError
 NO_TRANSACTION = b"-- no-transaction"
 
 
-class Script(t.NamedTuple):
-    """One SQL file."""
+class Script:
+    """One SQL file; its content is read when it is first wanted, and checked.
 
-    path: str
-    content: bytes
+    :param read: how the bytes are had, where they are not at hand.
+    """
+
+    __slots__ = ("_content", "_read", "path")
+
+    def __init__(self, path: str, content: t.Optional[bytes] = None, read: t.Optional[t.Callable[[], bytes]] = None) -> None:
+        self.path = path
+        self._content = content
+        self._read = read
+
+    def read(self) -> bytes:
+        """The raw bytes, which are UTF-8 without a NUL.
+
+        :raises SourceError: if they are not, or cannot be read.
+        """
+        if self._content is None:
+            self._content = b"" if self._read is None else _checked(self.path, self._read)
+        return self._content
+
+    @property
+    def content(self) -> bytes:
+        return self.read()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Script) and (self.path, self.content) == (other.path, other.content)
+
+    def __hash__(self) -> int:
+        return hash(self.path)
+
+    def __repr__(self) -> str:
+        return "Script({0!r})".format(self.path)
 
     @property
     def no_transaction(self) -> bool:
@@ -64,9 +94,48 @@ class Source(t.NamedTuple):
         return checksum.release((each.version, each.checksum) for each in self.migrations)
 
 
+def _checked(path: str, read: t.Callable[[], bytes]) -> bytes:
+    problem = ""
+    try:
+        content = read()
+        if not content.isascii():
+            content.decode()
+    except OSError as error:
+        problem = "{0}: {1}".format(path, error.strerror)
+    except UnicodeDecodeError as error:
+        problem = "{0}, line {1}: not UTF-8".format(path, content.count(b"\n", 0, error.start) + 1)
+    else:
+        if b"\0" in content:
+            line = content.count(b"\n", 0, content.index(b"\0")) + 1
+            problem = "{0}, line {1}: a NUL byte, which PostgreSQL cannot take".format(path, line)
+    if problem:
+        raise _unusable([problem])
+    return content
+
+
+def _unusable(problems: t.List[str]) -> SourceError:
+    return SourceError("The migration files cannot be used:\n  " + "\n  ".join(problems), {"problems": problems})
+
+
 def _read_file(path: str) -> bytes:
     with open(path, "rb") as file:
         return file.read()
+
+
+def is_small(directories: t.Sequence[str], limit: int) -> bool:
+    """Whether all SQL files of some directories together hold no more than so many bytes."""
+    size = 0
+    for directory in directories:
+        try:
+            with os.scandir(directory) as listed:
+                for entry in listed:
+                    size += entry.stat().st_size if entry.name.endswith(".sql") else 0
+                    if size > limit:
+                        return False
+        except OSError:
+            # Whoever reads them says what is wrong.
+            continue
+    return True
 
 
 def read(
@@ -74,6 +143,7 @@ def read(
     verify: t.Optional[str] = None,
     ignored_chars: str = "",
     read_file: t.Callable[[str], bytes] = _read_file,
+    complete: bool = True,
 ) -> Source:
     """Read the migrations of one or more directories, and their verification scripts.
 
@@ -81,6 +151,7 @@ def read(
     :param verify: directory of verification scripts, ``<version>_<name>.sql``.
     :param ignored_chars: characters that checksums leave out.
     :param read_file: how a file's bytes are had (the controller decrypts vaulted ones).
+    :param complete: whether down and verification scripts are read at once, and not only when they are wanted.
     :raises SourceError: with every problem that was found, not just the first.
     """
     problems: t.List[str] = []
@@ -88,21 +159,25 @@ def read(
     for directory in directories:
         for name, script in _scripts(directory, read_file, problems):
             _place(found[names.DOWN if name.kind == names.DOWN else names.UP], name, script, problems)
+            if complete or name.kind != names.DOWN:
+                _try(script, problems)
     ups, downs = found[names.UP], found[names.DOWN]
     if not ups and not problems:
         problems.append("{0}: no migration is here".format(", ".join(directories)))
 
     proofs: t.Dict[int, t.Tuple[names.FileName, Script]] = {}
     if verify:
-        complete = not problems  # otherwise a file of `ups` may be lacking
+        every_up = not problems  # otherwise a file of `ups` may be lacking
         for name, script in _scripts(verify, read_file, problems):
             _place(proofs, name, script, problems)
+            if complete:
+                _try(script, problems)
             if name.kind != names.SIMPLE:
                 problems.append("{0}: a verification script is named <version>_<name>.sql".format(script.path))
-            if name.version not in ups and complete:
+            if name.version not in ups and every_up:
                 problems.append("{0}: verifies version {1}, which has no migration".format(script.path, name.version))
     if problems:
-        raise SourceError("The migration files cannot be used:\n  " + "\n  ".join(problems), {"problems": problems})
+        raise _unusable(problems)
 
     def script_of(scripts: t.Dict[int, t.Tuple[names.FileName, Script]], version: int) -> t.Optional[Script]:
         return scripts[version][1] if version in scripts else None
@@ -121,6 +196,13 @@ def read(
         ),
         frozenset(downs).difference(ups),
     )
+
+
+def _try(script: Script, problems: t.List[str]) -> None:
+    try:
+        script.read()
+    except SourceError as error:
+        problems += error.failed["problems"]
 
 
 def _place(
@@ -156,20 +238,7 @@ def _scripts(
             # sqlx passes such a file over in silence; nobody who put it here wants that.
             problems.append("{0}: misnamed, it would never run; a name is <version>_<name>[.up|.down].sql".format(shown))
             continue
-        try:
-            content = read_file(entry.path)
-            if not content.isascii():
-                content.decode()
-        except OSError as error:
-            problems.append("{0}: {1}".format(shown, error.strerror))
-        except UnicodeDecodeError as error:
-            line = content.count(b"\n", 0, error.start) + 1
-            problems.append("{0}, line {1}: not UTF-8".format(shown, line))
-        else:
-            if b"\0" in content:
-                line = content.count(b"\n", 0, content.index(b"\0")) + 1
-                problems.append("{0}, line {1}: a NUL byte, which PostgreSQL cannot take".format(shown, line))
-            yield parsed, Script(shown, content)
+        yield parsed, Script(shown, read=functools.partial(read_file, entry.path))
 
 
 def _is_directory(entry: "os.DirEntry[str]") -> bool:

@@ -1,0 +1,109 @@
+# Copyright: Schema Registry contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A look at a database: all that a run costs which has nothing to do.
+
+Nothing here can change a database, or imports what could: a host that is only asked receives half of the engine, and has half
+of it to compile.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import typing as t
+import zlib
+
+from . import fingerprint, proofs
+from .errors import ConnectionFailed
+from .history import read_rows
+from .ledger import Ledger
+from .session import ServerError, Session, Target
+
+Data = t.Dict[str, t.Any]
+
+
+def look(
+    target: Target, ledger_table: str, with_rows: bool = False, must_be_writable: bool = False, with_proofs: bool = False
+) -> Data:
+    """Where a database stands, in three messages; nothing is written.
+
+    :param with_rows: whether every row of the ledger is wanted. Otherwise none travels: who has the files can tell them from
+        the ledger's versions and its digest. Unfinished ones always do.
+    :param must_be_writable: whether a database that cannot be migrated is an error.
+    :param with_proofs: whether to see what is known of the way back, too, which takes two or three messages more.
+    :returns: what picture.rows_of understands, and the fingerprint.
+    :raises MigrationError: if it cannot be looked at.
+    """
+    with _looking(target) as session:
+        seen = _look(session, ledger_table, with_rows, must_be_writable)[0]
+        if with_proofs:
+            seen["proofs"] = _proofs(session, ledger_table)
+        return seen
+
+
+def look_around(target: Target, ledger_table: str, with_rows: bool = False, expected_fingerprint: t.Optional[str] = None) -> Data:
+    """What ``look`` sees, and the server and the text of the fingerprint; a standby or a role that may only read will do.
+
+    :param expected_fingerprint: a fingerprint's text, to be told the difference to it.
+    """
+    with _looking(target) as session:
+        seen, found = _look(session, ledger_table, with_rows, False)
+        seen.update(
+            fingerprint_text=found.text,
+            proofs=_proofs(session, ledger_table),
+            in_recovery=session.in_recovery,
+            extensions=[
+                {"name": name, "version": version}
+                for name, version in session.rows("select extname, extversion from pg_extension order by extname")
+            ],
+        )
+    if expected_fingerprint is not None:
+        seen["fingerprint_difference"] = found.difference(expected_fingerprint)
+    return seen
+
+
+def _look(session: Session, ledger_table: str, with_rows: bool, must_be_writable: bool) -> t.Tuple[Data, fingerprint.Fingerprint]:
+    ledger = Ledger(session, ledger_table)
+    if must_be_writable:
+        session.must_be_writable()
+    seen: Data = {"ledger_exists": ledger.exists, "server_version": session.server_version, "rows": []}
+    if ledger.exists:
+        summary = None if with_rows else ledger.summary()
+        if summary and summary.clean:
+            seen.update(rows=None, versions=_pack(summary.versions), ledger=summary.release)
+        else:
+            seen["rows"] = [
+                [row.version, row.checksum.hex(), row.success, row.description, row.reverting] for row in read_rows(session, ledger)
+            ]
+    found = fingerprint.take(session, ledger.name if ledger.exists else None)
+    seen["fingerprint"] = found.digest
+    return seen, found
+
+
+def _proofs(session: Session, ledger_table: str) -> Data:
+    ledger = Ledger(session, ledger_table)
+    known = proofs.read(session, ledger)
+    begun = proofs.unfinished(known, read_rows(session, ledger)) if known.begun else None
+    return dict(proofs.told(known), unfinished=sorted(begun.versions) if begun else [])
+
+
+def _pack(versions: bytes) -> str:
+    return base64.b64encode(zlib.compress(versions)).decode()
+
+
+@contextlib.contextmanager
+def _looking(target: Target) -> t.Iterator[Session]:
+    """A session that only reads.
+
+    :raises ConnectionFailed: also for what the server refuses to show.
+    """
+    with Session(target) as session:
+        try:
+            yield session
+        except ServerError as error:
+            raise ConnectionFailed(
+                "{0} cannot be read: {1} (SQLSTATE {2}).".format(target, str(error).strip(), error.pgcode),
+                {"sqlstate": error.pgcode},
+                "Nothing was changed. The login needs SELECT on the ledger, and USAGE on its schema.",
+            ) from error
