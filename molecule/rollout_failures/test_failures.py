@@ -35,7 +35,7 @@ HOSTS = {
 }
 ONE, TWO, THREE = PRODUCTION = ("production-1", "production-2", "production-3")
 STANDBY = ("calm", 5435, "standby")
-PATIENCE = 300  # seconds; a run that takes longer hangs
+PATIENCE = 900  # seconds; a run that takes longer hangs
 
 # Everything that any of the failures may have left behind.
 RESET = """
@@ -73,7 +73,7 @@ def picture(host: str) -> str:
 
 
 def wait_until(truth: Callable[[], bool], what: str) -> None:
-    for _attempt in range(600):
+    for _attempt in range(1500):
         if truth():
             return
         time.sleep(0.2)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import fleet  # noqa: F401  (it enters itself into the list)
 from deploy import against_role
 from lab import Lab
 from measure import Row, table
