@@ -9,7 +9,7 @@
 --   registry.history=hypertable  registry.chunk_days=7  registry.batch_rows=20000
 --
 -- A table is copied batch by batch, each in a transaction of its own, while a trigger does to the copy what happens to the table. When both are
--- alike, row by row, they change places: that takes a lock of milliseconds, which is tried for and never waited for long. (create_hypertable
+-- alike, row by row, they change places: that takes a short lock, which is tried for and never waited for long. (create_hypertable
 -- with migrate_data would lock everybody out for all of that time.) Meanwhile the disk holds the table twice. An interrupted run leaves the
 -- table as it was, and the next one begins anew.
 

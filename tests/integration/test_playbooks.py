@@ -46,7 +46,7 @@ def collections_without_the_server(directory: Path) -> Path:
     for path in real.iterdir():
         if path.name != "schema_registry":
             (there / path.name).symlink_to(path)
-    for path in (*(CHECKOUT / "roles").iterdir(), CHECKOUT / "plugins", CHECKOUT / "meta"):
+    for path in (*(CHECKOUT / "roles").iterdir(), CHECKOUT / "plugins", CHECKOUT / "sql", CHECKOUT / "meta"):
         if path.name != "server":
             (ours / path.relative_to(CHECKOUT)).symlink_to(path)
     return directory
