@@ -10,7 +10,7 @@ from typing import Any
 
 from lab import Lab
 from measure import Row
-from rows import Extent, benchmark
+from rows import Extent
 from support.playbooks import CHECKOUT, HERE, PlaybookFailed, Playbooks
 
 DEPLOY = CHECKOUT / "deploy.yml"
@@ -87,7 +87,6 @@ class Fleet:
         shutil.rmtree(self._directory, ignore_errors=True)
 
 
-@benchmark
 def fleet(lab: Lab, extent: Extent) -> Iterator[Row]:
     """A rollout over 200 databases, with 5 and 20 forks, and one that fails in the middle."""
     for size in sorted({extent.size(count) for count in (FLEET // 10, FLEET // 2, FLEET)}):

@@ -149,19 +149,19 @@ def concurrency(registry_: Registry) -> Iterator[str]:
                 cursor.execute(drop)
             loads: dict[str, mix.Load] = {}
 
-            def work(name: str, statements: list[mix.Statement], loads: dict[str, mix.Load] = loads, samples: int = samples) -> None:
+            def work(loads: dict[str, mix.Load], samples: int, name: str, statements: list[mix.Statement]) -> None:
                 loads[name] = mix.run(
                     registry_.bin / "pgbench", registry_.dsn, registry_.directory / name, statements, clients=8, seconds=registry_.seconds, samples=samples
                 )
 
-            threads = [threading.Thread(target=work, args=arguments) for arguments in (("writers", writes), ("readers", reads))]
+            threads = [threading.Thread(target=work, args=(loads, samples, *arguments)) for arguments in (("writers", writes), ("readers", reads))]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
             if title != "with all indexes":
                 cursor.execute(create)
-            registered = next(each for each in loads["writers"].latencies if each.statement.name == "13 register")
+            (registered,) = (each for each in loads["writers"].latencies if each.statement.name == "13 register")
             rows.append(
                 (
                     title,
@@ -184,7 +184,7 @@ create trigger bench_refresh after insert on schemas for each statement execute 
 @benchmark
 def registering(registry_: Registry) -> Iterator[str]:
     """Registering a schema in a registry of 1,000, and in this one; and with a trigger that refreshes the view, as one might think of first."""
-    register = [next(each for each in mix.MIX if each.name == "13 register")]
+    register = [each for each in mix.MIX if each.name == "13 register"]
     rows = []
     for title, trigger in (("scheduled refresh (ours)", False), ("refresh by a trigger", True)):
         p95 = []
@@ -225,7 +225,7 @@ def refreshing(registry_: Registry) -> Iterator[str]:
         done = threading.Event()
         longest = {"read": 0.0, "write": 0.0}
 
-        def look(kind: str, statement: str, done: threading.Event = done, longest: dict[str, float] = longest) -> None:
+        def look(done: threading.Event, longest: dict[str, float], kind: str, statement: str) -> None:
             with registry_.connect() as connection, connection.cursor() as cursor:
                 while not done.is_set():
                     began = time.perf_counter()
@@ -234,7 +234,7 @@ def refreshing(registry_: Registry) -> Iterator[str]:
 
         write = "update schemas set created_by = created_by where id = (select id from popular_schemas limit 1)"
         threads = [
-            threading.Thread(target=look, args=arguments) for arguments in (("read", f"select * from {view} limit 10"), ("write", write))
+            threading.Thread(target=look, args=(done, longest, *arguments)) for arguments in (("read", f"select * from {view} limit 10"), ("write", write))
         ]
         for thread in threads:
             thread.start()
