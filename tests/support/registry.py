@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,6 +92,14 @@ def vacuum(database: Database) -> None:
     connection = database.connect()
     try:
         connection.autocommit = True
-        connection.cursor().execute("vacuum (analyze)")
+        cursor = connection.cursor()
+        # A session that has just ended may still be taking its temporary tables away, which the command may find and miss.
+        others = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'"
+        for _attempt in range(100):
+            cursor.execute(others)
+            if cursor.fetchone() == (0,):
+                break
+            time.sleep(0.05)
+        cursor.execute("vacuum (analyze)")
     finally:
         connection.close()

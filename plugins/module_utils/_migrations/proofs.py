@@ -69,7 +69,8 @@ def read(session: Session, ledger: Ledger) -> Known:
     if not ledger.exists:
         return known
     table = table_for(ledger.name)
-    if not session.value("select to_regclass({0}) is not null".format(literal(table.sql))):
+    # Who may only read the ledger is not told more.
+    if not session.value("select has_table_privilege(to_regclass({0}), 'select')".format(literal(table.sql))):
         age = session.value("select extract(epoch from clock_timestamp() - max(installed_on))::float8 from " + ledger.name.sql)
         return known._replace(stands_for=age)
     begun: t.List[Begun] = []
