@@ -74,6 +74,7 @@ class ControllerAction(ActionBase):
         def ask(**more: bool) -> Data:
             return self.execute("migration_info", _arguments.INFO, {"look": {**request, **more}})
 
+        # A misspelt directory is an error before anybody is asked.
         self._find_verify(params)
         with ThreadPoolExecutor(1) as aside:
             reading = aside.submit(self.read, params, directories, complete=False)
