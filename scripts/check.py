@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,9 @@ PLAYBOOKS = (
     "playbooks/status.yml",
     "playbooks/update.yml",
 )
+# How the programs that checks run mark a failure, and how many lines of each kind are repeated at the end.
+FAILURE = re.compile(r"\bFAILED\b(?! - RETRYING)|^\s*fatal: |^E  |^ERROR")
+SHOWN = 20
 
 
 class Failed(Exception):
@@ -414,6 +418,13 @@ def run(each: Check, aloud: bool, allowed: set[str]) -> Outcome:
 
 def report(outcomes: list[Outcome]) -> str:
     """Print a table of how the checks went. The closing line is the answer too."""
+    # Whoever keeps only the end of a long output finds in it what went wrong.
+    for outcome in outcomes:
+        if outcome.verdict == "failed" and len(outcomes) > 1:
+            lines = (OUTPUT / f"{outcome.check.name}.log").read_text(encoding="utf-8").splitlines()
+            told = [each for number, line in enumerate(lines) if FAILURE.search(line) for each in lines[number : number + 3]]
+            print(f"\n--- {outcome.check.name} again: what tells of failures, and the last lines")
+            print(*told[:SHOWN], "[...]", *lines[-SHOWN:], sep="\n")
     width = max(len(outcome.check.name) for outcome in outcomes)
     print()
     for outcome in outcomes:

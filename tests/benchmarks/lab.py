@@ -7,6 +7,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -100,12 +101,14 @@ class Lab:
         return timed(run)
 
     def look(self, workload: Workload, database: str, relay: Relay | None = None) -> float:
-        """Seconds that the engine takes to find out that nothing is to be done."""
+        """Seconds that the engine takes to find out that nothing is to be done: the files are read while the server is asked."""
 
         def run() -> None:
-            files = source.read([str(workload.migrations)], complete=False)
-            everything = release.of(files, (), ())
-            rows = picture.rows_of(look.look(self.target(database, relay), LEDGER), everything.files)
+            with ThreadPoolExecutor(1) as aside:
+                reading = aside.submit(source.read, [str(workload.migrations)], complete=False)
+                seen = look.look(self.target(database, relay), LEDGER)
+                everything = release.of(reading.result(), (), ())
+            rows = picture.rows_of(seen, everything.files)
             assert rows is not None
             assert not plan.make(everything.files, everything.only_down, rows, None).steps
 
