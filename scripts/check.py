@@ -284,7 +284,7 @@ def _unit(sh: Shell) -> None:
 
 @check("integration", "integration", POSTGRESQL, PSYCOPG, PGTAP, shown=True)
 def _integration(sh: Shell) -> None:
-    sh("pytest", "tests/integration")
+    sh("pytest", "--numprocesses=auto", "--dist=loadfile", "tests/integration")
 
 
 @check("interop", "interop", POSTGRESQL, shown=True)
