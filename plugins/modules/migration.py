@@ -351,6 +351,9 @@ rehearsed:
           lock that it took on each relation, the tables and indexes that it rewrote, and what the server said.
       type: list
       elements: dict
+    way_back:
+      description: Digest of the down script, where it is one that ran.
+      type: str
     lost:
       description:
         - The data that a down script takes with it. RV(rehearsed[].lost[].what) names a table, a column, or the rows of a table,

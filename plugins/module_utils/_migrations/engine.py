@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
-from . import picture, plan
+from . import checksum, picture, plan
 from .errors import MigrationError
 from .executor import DEFAULTS, Executor, Options
 from .picture import Data
@@ -56,6 +56,10 @@ def rehearse(
     :returns: for each migration what its statements did, or why it was not rehearsed.
     :raises MigrationError: as migrate would.
     """
+
+    def way_back(step: plan.Step) -> str:
+        return checksum.way_back(release.migrations[step.version].script(True).content) if step.action == plan.REVERT else ""
+
     with Session(target) as session:
         executor = Executor(session, release, wanted, policy, options, explain)
         return [
@@ -78,6 +82,7 @@ def rehearse(
                     }
                     for observed in each.observed
                 ],
+                "way_back": way_back(each.step),
                 "lost": [{"what": lost.what, "rows": lost.rows} for lost in each.lost],
             }
             for each in executor.rehearse()

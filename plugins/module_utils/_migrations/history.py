@@ -19,9 +19,10 @@ BEGUN = "begun"
 DONE = "done"
 FAILED = "failed"
 
-# Actions besides those of the plan: a statement outside of a transaction, and the proof of the way back (see proofs.py).
+# Actions besides those of the plan: a statement outside of a transaction, and the proofs of the way back (see proofs.py and stairway.py).
 STATEMENT = "statement"
 PROVE = "prove"
+STAIRWAY = "stairway"
 
 # An identifier holds 63 bytes; the longest ledger name still gets a side table of its own.
 _SUFFIX = "_history"

@@ -13,7 +13,7 @@ import json
 import typing as t
 
 from . import checksum, records
-from .history import BEGUN, DONE, PROVE, History, table_for
+from .history import BEGUN, DONE, PROVE, STAIRWAY, History, table_for
 from .ledger import Ledger
 from .session import Session, literal
 
@@ -75,22 +75,24 @@ def read(session: Session, ledger: Ledger) -> Known:
         return known._replace(stands_for=age)
     begun: t.List[Begun] = []
     for action, outcome, detail, age in session.rows(
-        "select action, outcome, detail, extract(epoch from clock_timestamp() - at)::float8 from {0} where action = '{1}'"
+        "select action, outcome, detail, extract(epoch from clock_timestamp() - at)::float8 from {0} where action in ('{1}', '{5}')"
         " union all (select action, outcome, null, extract(epoch from clock_timestamp() - at)::float8 from {0}"
         " where action in ('{2}', '{3}') and outcome = '{4}' order by at desc limit 1) order by 4 desc".format(
-            table.sql, PROVE, records.APPLY, records.REVERT, DONE
+            table.sql, PROVE, records.APPLY, records.REVERT, DONE, STAIRWAY
         )
     ):
-        if action != PROVE:
+        if action not in (PROVE, STAIRWAY):
             known = known._replace(stands_for=age)
             continue
         told = json.loads(detail)
         if outcome == BEGUN:
             begun.append(Begun(told["installed"], told["fingerprint"], frozenset(told["versions"])))
-        else:
+            continue
+        known.ways_back.update((int(version), digest) for version, digest in told["ways_back"].items())
+        # A stairway proves the ways back, and nothing of this very database.
+        if action == PROVE:
             begun.clear()
             known.fingerprints.update(told["fingerprints"])
-            known.ways_back.update((int(version), digest) for version, digest in told["ways_back"].items())
             known.proven[told["installed"]] = age
     return known._replace(begun=tuple(begun))
 
