@@ -1,24 +1,38 @@
 # Copyright: Schema Registry contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How many rows each table has, and values each column: what is less afterwards was lost.
+"""How many rows each table has, and which values each column: what is less afterwards was lost.
 
 For a scratch database, where everything may be read whole and scripts may also run outside of transactions. (losses.py tells
-the same of a database in use, without counting what stays.) A value that only became another one is not seen.
+the same of a database in use, without counting what stays.)
 """
 
 from __future__ import annotations
 
+import collections
 import typing as t
 
 from .losses import Lost
 from .session import Session, identifier
 
 
+# Of a larger table, values are only counted.
+COMPARED = 100000
+
+
 class Column(t.NamedTuple):
     name: str
     values: int
-    """Those that are not null."""
+    """How many are not null."""
+    contents: t.Optional[t.Mapping[int, int]] = None
+    """Digests of them, and how often each is there; None where they are only counted."""
+
+    def fewer(self, now: t.Optional["Column"]) -> int:
+        """How many values are not there any more."""
+        if now is None or self.contents is None or now.contents is None:
+            return self.values - (now.values if now else 0)
+        left = now.contents
+        return sum(max(0, number - left.get(digest, 0)) for digest, number in self.contents.items())
 
 
 class Table(t.NamedTuple):
@@ -39,6 +53,8 @@ select c.oid::bigint, n.nspname, c.relname, quote_ident(n.nspname) || '.' || quo
   coalesce((select array_agg(a.attnum::int order by a.attnum) from pg_attribute a
     where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''), '{}'),
   coalesce((select array_agg(a.attname::text order by a.attnum) from pg_attribute a
+    where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''), '{}'),
+  coalesce((select array_agg(quote_ident(a.attname) order by a.attnum) from pg_attribute a
     where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''), '{}')
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where c.oid >= 16384 and c.relkind in ('r', 'p') and c.relpersistence <> 't'
@@ -46,22 +62,26 @@ where c.oid >= 16384 and c.relkind in ('r', 'p') and c.relpersistence <> 't'
 """
 
 
-def take(session: Session, apart_from: t.Collection[t.Tuple[t.Optional[str], str]] = ()) -> Census:
+def take(session: Session, apart_from: t.Collection[t.Tuple[t.Optional[str], str]] = (), contents: bool = False) -> Census:
     """Count everything.
 
     :param apart_from: schema and name of tables that are no data of users.
+    :param contents: whether to look at the values too, so that another value is not the same. That makes sense between two
+        censuses of one schema.
     """
     found: t.Dict[int, Table] = {}
-    for oid, schema, relation, name, part_of, numbers, columns in session.rows(_TABLES):
+    for oid, schema, relation, name, part_of, numbers, columns, labels in session.rows(_TABLES):
         if (schema, relation) in apart_from:
             continue
-        counts = ", ".join(["count(*)"] + ["count({0})".format(identifier(column)) for column in columns])
-        counted = session.rows("select {0} from {1}.{2}".format(counts, identifier(schema), identifier(relation)))[0]
-        quoted = session.rows("select quote_ident(n) from unnest(array[{0}]::text[]) n".format(
-            ", ".join("'" + column.replace("'", "''") + "'" for column in columns)
-        ))
+        where = " from {0}.{1}".format(identifier(schema), identifier(relation))
+        counts = ["count(*)"] + ["count({0})".format(identifier(column)) for column in columns]
+        rows, *values = session.rows("select " + ", ".join(counts) + where)[0]
+        digests: t.List[t.Optional[t.Mapping[int, int]]] = [None] * len(columns)
+        if contents and columns and rows <= COMPARED:
+            lists = ["array_agg(hashtextextended({0}::text, 0)) filter (where {0} is not null)".format(identifier(each)) for each in columns]
+            digests = [collections.Counter(each or ()) for each in session.rows("select " + ", ".join(lists) + where)[0]]
         found[oid] = Table(
-            name, part_of, counted[0], {number: Column(label[0], values) for number, label, values in zip(numbers, quoted, counted[1:])}
+            name, part_of, rows, {number: Column(*column) for number, *column in zip(numbers, labels, values, digests)}
         )
     return found
 
@@ -98,7 +118,7 @@ def _lost_of(table: Table, now: Table, same: bool, with_parts: int) -> t.Iterato
     by_name = {column.name: column for column in now.columns.values()}
     for number, column in sorted(table.columns.items()):
         successor = (now.columns.get(number) if same else None) or by_name.get(column.name)
-        values = column.values - (successor.values if successor else 0)
+        values = column.fewer(successor)
         # Values that went with their rows are told with these.
         if values > 0 and (successor is None or values > max(gone, 0)):
             yield Lost("column {0}.{1}".format(table.name, column.name), values)

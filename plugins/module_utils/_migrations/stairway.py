@@ -86,13 +86,13 @@ class Stairway:
 
     def _up(self, file: plan.File) -> Stair:
         version = file.version
-        before, stock = self._schema(), self._census()
+        before, stock = self._schema(), self._census(contents=True)
         taken = self._apply(version)
         made = self._schema()
         if file.reversible:
             self._revert(version)
             self._must_be(version, before, "the way back of {0} does not restore what was there before it".format(_named(file)))
-            self._lost[version] = census.lost(stock, self._census())
+            self._lost[version] = census.lost(stock, self._census(contents=True))
             taken = self._apply(version)
             self._must_be(version, made, "{0} made something else the second time than the first".format(_named(file)))
         self._schemas[version] = zlib.compress(before.encode(), 1)
@@ -162,9 +162,9 @@ class Stairway:
         ledger = self._ledger()
         return fingerprint.take(self._session, ledger.name if ledger.exists else None).text
 
-    def _census(self) -> census.Census:
+    def _census(self, contents: bool = False) -> census.Census:
         ledger = self._ledger()
-        return census.take(self._session, [ledger.name, table_for(ledger.name)] if ledger.exists else [])
+        return census.take(self._session, [ledger.name, table_for(ledger.name)] if ledger.exists else [], contents)
 
     def _ledger(self) -> Ledger:
         return Ledger(self._session, self._options.ledger_table)
