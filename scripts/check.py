@@ -36,6 +36,7 @@ PLAYBOOKS = (
     "playbooks/rehearse.yml",
     "playbooks/report.yml",
     "playbooks/rollback.yml",
+    "playbooks/stairway.yml",
     "playbooks/status.yml",
     "playbooks/update.yml",
 )

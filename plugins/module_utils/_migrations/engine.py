@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
-from . import checksum, picture, plan
+from . import checksum, picture, plan, rehearsal
 from .errors import MigrationError
 from .executor import DEFAULTS, Executor, Options
 from .picture import Data
@@ -69,19 +69,7 @@ def rehearse(
                 "action": each.step.action,
                 "not_rehearsed": each.not_rehearsed,
                 "duration": round(sum(observed.seconds for observed in each.observed), 6),
-                "statements": [
-                    {
-                        "file": observed.file,
-                        "line": observed.line,
-                        "statement": observed.statement,
-                        "duration": round(observed.seconds, 6),
-                        "rows": observed.rows,
-                        "locks": observed.locks,
-                        "rewritten": list(observed.rewritten),
-                        "notices": list(observed.notices),
-                    }
-                    for observed in each.observed
-                ],
+                "statements": rehearsal.told(each.observed),
                 "way_back": way_back(each.step),
                 "lost": [{"what": lost.what, "rows": lost.rows} for lost in each.lost],
             }
