@@ -15,7 +15,6 @@ import typing as t
 from .losses import Lost
 from .session import Session, identifier
 
-
 # Of a larger table, values are only counted.
 COMPARED = 100000
 

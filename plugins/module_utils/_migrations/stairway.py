@@ -9,7 +9,6 @@ with all samples in the tables, what each down script takes with it is counted.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import typing as t
 import zlib

@@ -23,7 +23,10 @@ def test_what_is_announced(text: str, things: set) -> None:  # type: ignore[type
     assert announced.read(text).things == things
 
 
-@pytest.mark.parametrize("line", ["-- data-loss:", "-- data loss: table t", "--data-loss: table t", "-- DATA-LOSS: table t", "-- data-loss: t", "-- data-loss: column a"])
+@pytest.mark.parametrize(
+    "line",
+    ["-- data-loss:", "-- data loss: table t", "--data-loss: table t", "-- DATA-LOSS: table t", "-- data-loss: t", "-- data-loss: column a"],
+)
 def test_what_is_meant_to_be_announced_and_is_not(line: str) -> None:
     assert [number for number, _message in announced.read("select 1;\n" + line).problems] == [2]
 
