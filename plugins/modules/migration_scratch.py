@@ -14,8 +14,8 @@ description:
   - Makes a scratch database beside O(login_db), tries a release there for real, and drops it, also after a failure. No other database
     is changed, but for a line in the history of O(login_db).
   - With O(action=stairway) the database is empty before. Every version is applied, reverted and applied again, and the schema must be
-    the same each time. Samples put data into the tables. What a down script loses is counted, and must be announced in it
-    by a line such as C(-- data-loss: table orders, column items.price, rows of app.log).
+    the same each time. Samples put data into the tables. What a down script loses is counted, and must be announced in it.
+  - "An announcement is a line such as C(-- data-loss: table orders, column items.price, rows of app.log)."
   - With O(action=rehearse) it is a copy of O(login_db), and what is pending is applied to it and measured.
   - Roles belong to the whole server. A migration that makes or drops some does so for every database.
 author:
