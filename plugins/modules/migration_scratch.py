@@ -254,11 +254,12 @@ recovery:
 """
 
 import json
+import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.schema_registry.postgresql.plugins.module_utils import _arguments
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import picture, scratch, session, stairway, trial
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import release as releases
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import scratch, session, stairway, trial
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.errors import ConnectionFailed, MigrationError
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.executor import Options
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.ledger import Ledger
@@ -279,7 +280,7 @@ def main() -> None:
     module.exit_json(**answer)
 
 
-def _answer(module, request):
+def _answer(module: AnsibleModule, request: picture.Data) -> picture.Data:
     params = module.params
     carried = releases.decode(request["release"])
     controller = request.get("controller") or _arguments.this_machine()
@@ -288,7 +289,7 @@ def _answer(module, request):
     wanted = _arguments.wanted(params["version"])
     # The database may not exist yet, where only a proof is wanted.
     recorded = _recorded(params, target, carried) if params["record"] else None
-    answer = {"changed": False, "release": carried.digest, "recorded": bool(recorded)}
+    answer: picture.Data = {"changed": False, "release": carried.digest, "recorded": bool(recorded)}
     if module.check_mode:
         return dict(answer, changed=recorded is False and is_stairway)
     with scratch.Scratch(_elsewhere(params, target), params["action"], params["maintenance_db"]) as made:
@@ -319,7 +320,7 @@ def _answer(module, request):
     return answer
 
 
-def _elsewhere(params, target):
+def _elsewhere(params: picture.Data, target: session.Target) -> session.Target:
     """Where the scratch database is made."""
     parameters = dict(target.parameters)
     if params["scratch_unix_socket"] or params["scratch_host"]:
@@ -330,7 +331,7 @@ def _elsewhere(params, target):
     return target._replace(database=of or target.database, parameters=parameters)
 
 
-def _recorded(params, target, carried):
+def _recorded(params: picture.Data, target: session.Target, carried: releases.Release) -> t.Optional[bool]:
     """Whether the database has it written down; None where there is nothing to write it into."""
     try:
         with session.Session(target) as here:

@@ -289,6 +289,20 @@ def test_a_database_without_the_mark_is_never_dropped(release: Release) -> None:
         server.execute(f"drop database if exists {name}")
 
 
+def test_settings_of_the_database_hold_in_the_scratch_database(release: Release) -> None:
+    owner = release.database.owner
+    release.database.execute(f"alter database {release.database.name} set search_path to app, public", user="postgres")
+    release.database.execute(f"alter role {owner} in database {release.database.name} set work_mem to '5MB'", user="postgres")
+    release.add("1_app", "create schema app; create table t (id int);", "drop table t; drop schema app;")
+    assert walk(release)["stairs"]
+    owned = release.as_user("postgres").target(session_role=owner)
+    with scratch.Scratch(owned, "stairway") as made:
+        assert made.copy() == "template"
+        with session.Session(made.target._replace(parameters=dict(made.target.parameters, user=owner), session_role=None)) as there:
+            found = there.rows("select current_setting('search_path'), current_setting('work_mem')")
+    assert found == [("app, public", "5MB")]
+
+
 def test_two_at_once(release: Release) -> None:
     owned = release.as_user("postgres").target(session_role=release.database.owner)
     with scratch.Scratch(owned, "stairway"), pytest.raises(LockError, match="Another run is at work"), scratch.Scratch(owned, "stairway"):

@@ -67,15 +67,16 @@ class Scratch:
             self._session.close()
 
     def create(self, template: str) -> None:
-        """Make it from a template.
+        """Make it from a template, with the settings of the database, if that exists.
 
         :raises ExecutionError: where the server does not let us.
         """
         with _explained(self.name):
             self._create(template, "")
+            self._take_settings()
 
     def copy(self) -> str:
-        """Make it a copy of the database, data and all; the settings of the database too.
+        """Make it a copy of the database, data, settings and all.
 
         :returns: how: ``template`` where nobody is connected to the database, and ``dump`` otherwise.
         :raises ExecutionError: where the server does not let us.
@@ -92,12 +93,16 @@ class Scratch:
                 how = "dump"
                 self._create("template0", "")
                 self._pipe_dump()
-            for role, settings in self._session.rows(_SETTINGS.format(literal(self._original.database))):
-                for setting in settings:
-                    name, _equals, value = setting.partition("=")
-                    of_role = "role {0} in database".format(role) if role else "database"
-                    self._session.run("alter {0} {1} set {2} to {3}".format(of_role, identifier(self.name), name, _value(name, value)))
+            self._take_settings()
         return how
+
+    def _take_settings(self) -> None:
+        """What ALTER DATABASE has set belongs to no template, and a migration may depend on it."""
+        for role, settings in self._session.rows(_SETTINGS.format(literal(self._original.database))):
+            for setting in settings:
+                name, _equals, value = setting.partition("=")
+                of_role = "role {0} in database".format(role) if role else "database"
+                self._session.run("alter {0} {1} set {2} to {3}".format(of_role, identifier(self.name), name, _value(name, value)))
 
     def _be_alone(self) -> None:
         # Two runs have one name; the lock goes with the session.
