@@ -28,6 +28,10 @@ status: setup ## where each database stands
 rollback: setup ## back to a version: make rollback ARGS='-e migrations_version=20240101000001'
 	@scripts/play playbooks/rollback.yml $(ARGS)
 
+.PHONY: stairway
+stairway: setup ## prove on staging that every migration can be taken back, in a database made for that
+	@scripts/play playbooks/stairway.yml $(ARGS)
+
 .PHONY: maintenance
 maintenance: setup ## retention, VACUUM, ANALYZE, REINDEX, as far as there is anything to do
 	@scripts/play playbooks/maintenance.yml $(ARGS)

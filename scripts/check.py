@@ -37,6 +37,7 @@ PLAYBOOKS = (
     "playbooks/rehearse.yml",
     "playbooks/report.yml",
     "playbooks/rollback.yml",
+    "playbooks/stairway.yml",
     "playbooks/status.yml",
     "playbooks/update.yml",
 )

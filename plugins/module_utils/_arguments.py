@@ -74,6 +74,29 @@ INFO: t.Dict[str, t.Any] = dict(
     payload={"type": "str", "no_log": False},
 )
 
+SCRATCH: t.Dict[str, t.Any] = dict(
+    CONNECTION,
+    source={"type": "list", "elements": "str", "required": True},
+    verify={"type": "str"},
+    samples={"type": "str"},
+    action={"type": "str", "default": "stairway", "choices": ["stairway", "rehearse"]},
+    version={"type": "str", "default": "latest"},
+    template={"type": "str", "default": "template0"},
+    maintenance_db={"type": "str", "default": "postgres"},
+    scratch_host={"type": "str", "default": ""},
+    scratch_port={"type": "int"},
+    scratch_unix_socket={"type": "str", "default": ""},
+    scratch_of={"type": "str"},
+    record={"type": "bool", "default": True},
+    create_schemas={"type": "list", "elements": "str", "default": []},
+    lock_timeout={"type": "float", "default": 2.0},
+    lock_retries={"type": "int", "default": 10},
+    statement_timeout={"type": "float", "default": 0.0},
+    allow_transaction_control={"type": "bool", "default": False},
+    ignored_chars={"type": "str", "default": ""},
+    payload={"type": "str", "no_log": False},
+)
+
 
 def wanted(version: str) -> t.Optional[int]:
     """The parameter ``version`` as a number; None is the newest.

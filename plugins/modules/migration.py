@@ -351,6 +351,9 @@ rehearsed:
           lock that it took on each relation, the tables and indexes that it rewrote, and what the server said.
       type: list
       elements: dict
+    way_back:
+      description: Digest of the down script, where it is one that ran.
+      type: str
     lost:
       description:
         - The data that a down script takes with it. RV(rehearsed[].lost[].what) names a table, a column, or the rows of a table,
@@ -433,6 +436,13 @@ stands_for:
   type: float
 ways_back:
   description: Digests of the proven down scripts, by version.
+  returned: with O(prove)
+  type: dict
+measured:
+  description:
+    - By version, what it took on a copy of this database, as M(schema_registry.postgresql.migration_scratch) has measured it.
+    - The seconds (C(duration)), the rows (C(rows)), what was rewritten (C(rewritten)), the bytes of log (C(log)), the bytes that it
+      needed meanwhile (C(needs)) and kept (C(grows)), and those of the copy before (C(size)).
   returned: with O(prove)
   type: dict
 known_fingerprints:

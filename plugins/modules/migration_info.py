@@ -156,6 +156,13 @@ ways_back:
   description: Digests of the down scripts that were proven here, by version.
   returned: success
   type: dict
+measured:
+  description:
+    - By version, what it took on a copy of this database, as M(schema_registry.postgresql.migration_scratch) has measured it.
+    - The seconds (C(duration)), the rows (C(rows)), what was rewritten (C(rewritten)), the bytes of log (C(log)), the bytes that it
+      needed meanwhile (C(needs)) and kept (C(grows)), and those of the copy before (C(size)).
+  returned: success
+  type: dict
 known_fingerprints:
   description: What the schema looked like at each installed release that was part of a proof.
   returned: success

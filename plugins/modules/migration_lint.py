@@ -45,6 +45,8 @@ options:
       - C(session-setting) (warning), SET without LOCAL.
       - C(volatile-index) (error), an index on what changes, such as now().
       - C(unpinned-search-path) (error), a SECURITY DEFINER function without a search_path of its own.
+      - C(misread-loss) (error), a line of a down script that begins like C(-- data-loss) and does not announce anything that could be read.
+      - C(unannounced-loss) (warning), a down script that drops a table or a column or deletes rows, and has no line C(-- data-loss).
       - C(squawk) (warning), everything that Squawk finds.
     type: dict
     default: {}

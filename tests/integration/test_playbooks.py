@@ -21,6 +21,7 @@ STAGING, PRODUCTION = "staging", "production"
 DEPLOY = CHECKOUT / "deploy.yml"
 REHEARSE = CHECKOUT / "playbooks" / "rehearse.yml"
 ROLLBACK = CHECKOUT / "playbooks" / "rollback.yml"
+STAIRWAY = CHECKOUT / "playbooks" / "stairway.yml"
 STATUS = CHECKOUT / "playbooks" / "status.yml"
 
 EMPTY = """
@@ -113,6 +114,10 @@ class Stand:
         """All that is in the databases, ledger and history too."""
         return [self.databases[host].dump(data=True) for host in hosts or self.servers]
 
+    def names(self, host: str) -> List[str]:
+        """The databases of a host."""
+        return [name for (name,) in self.databases[host].execute("select datname from pg_database")]
+
     @contextmanager
     def unchanged(self, *hosts: str) -> Iterator[None]:
         before = self.picture(*hosts)
@@ -154,6 +159,20 @@ def test_the_way_back_leads_to_what_was_there_on_the_way_up(stand: Stand) -> Non
     one = release.migrate(1)["fingerprint"]
     whole = release.migrate(2)["fingerprint"]
     assert whole == stand.first[PRODUCTION]["fingerprint"]
+    # Nobody has proven it, and what staging has does not let anything else through.
+    with stand.unchanged():
+        said = stand.fails(ROLLBACK, "-e", "migrations_version=1")
+    for words in ("The way back was never proven for:", "2 table", "Nothing was changed", "playbooks/stairway.yml", "deploy_allow_unproven=true"):
+        assert words in said
+    dry = stand.play(STAIRWAY, "--check")
+    assert dry.changed == {STAGING: 1}
+    walked = stand.play(STAIRWAY)
+    assert walked.changed == {STAGING: 1}
+    for words in ("1 table: up, down and up again, without a sample", "2 table: up, down", f"written down in the history of {NAME}"):
+        assert words in walked.output
+    assert stand.play(STAIRWAY, "--check", "--diff").changed == {STAGING: 0}
+    assert stand.play(STAIRWAY).changed == {STAGING: 0}
+    assert NAME + "_stairway" not in stand.names(STAGING)
     for version, fingerprint, left in ((1, one, [1]), (0, bare, [])):
         run = stand.play(ROLLBACK, "-e", f"migrations_version={version}")
         assert all(run.changed.values()), run.output
@@ -313,6 +332,55 @@ def test_a_rehearsal_tells_what_would_happen_and_leaves_nothing(stand: Stand) ->
     said = " ".join(rehearsal.output.split())
     for words in ("3 more: ", "5 rows", "locks public.t2 AccessExclusiveLock"):
         assert said.count(words) == 2, f"{words!r} is not there for both hosts: {said}"
+
+
+def test_a_way_back_that_was_edited_or_never_proven_needs_a_name(stand: Stand) -> None:
+    stand.play(STAIRWAY)
+    stand.release.add("2_table", "create table t2 (id int);", "drop table t2; -- again")
+    back = ("--limit", PRODUCTION, "-e", "migrations_version=1")
+    with stand.unchanged():
+        assert "never proven for: 2 table" in stand.fails(ROLLBACK, *back)
+    assert stand.play(ROLLBACK, *back, "-e", "deploy_allow_unproven=true").changed == {PRODUCTION: 1}
+    assert stand.versions == [[1, 2], [1]]
+    # Staging, which is not part of the run, is asked for its proof.
+    assert stand.play(ROLLBACK, "--limit", PRODUCTION, "-e", "migrations_version=0").changed == {PRODUCTION: 1}
+
+
+def test_a_wrong_way_back_fails_the_stairway_and_proves_nothing(stand: Stand) -> None:
+    stand.release.add("3_index", "create index t1_id on t1 (id);", "select 1;")
+    with stand.unchanged():
+        said = stand.fails(STAIRWAY)
+    for words in ("3_index.down.sql", "left behind: index public.t1_id", "no other database was touched", "Mend it"):
+        assert words in said
+    assert NAME + "_stairway" not in stand.names(STAGING)
+
+
+@pytest.mark.parametrize("how", ["template", "dump"])
+def test_what_is_pending_is_measured_on_a_copy_and_production_is_held_against_it(stand: Stand, how: str) -> None:
+    stand.databases[STAGING].execute("insert into t1 select generate_series(1, 1000)")
+    stand.release.add("3_more", "alter table t1 alter column id type bigint;\ninsert into t2 select id from t1;\n", "select 1;")
+    beside = stand.databases[STAGING].connect() if how == "dump" else None
+    try:
+        measured = stand.play(REHEARSE, "-e", "migrations_rehearse_copy=true")
+    finally:
+        if beside:
+            beside.close()
+    assert measured.changed == {STAGING: 1, PRODUCTION: 0}
+    said = " ".join(measured.output.split())
+    for words in (f"made by {how}", "3 more: ", "1000 rows", "MB of log", "rewrites public.t1", "locks public.t1 AccessExclusiveLock"):
+        assert words in said, f"{words!r} is not in: {said}"
+    assert stand.versions == [[1, 2], [1, 2]]
+    assert NAME + "_rehearse" not in stand.names(STAGING)
+    (known,) = stand.on(STAGING).info()["measured"].values()
+    # The table is there twice meanwhile.
+    assert known["rows"] == 1000
+    assert known["needs"] >= known["grows"]
+    assert known["log"] > 1000 * 30
+
+    stand.release.add("3_more", "alter table t1 alter column id type bigint;\ninsert into t2 select id from t1;\n", "-- data-loss: table x\n"
+                      "delete from t2; alter table t1 alter column id type int;")
+    deployed = " ".join(stand.play(DEPLOY).output.split())
+    assert "were measured on a copy; production took " in deployed
 
 
 def test_status_tells_where_each_stands(stand: Stand) -> None:

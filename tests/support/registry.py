@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 SQL = Path(__file__).parents[2] / "sql"
 MIGRATIONS = SQL / "migrations"
 VERIFY = SQL / "verify"
+SAMPLES = SQL / "samples"
 NAMES = sorted(path.name[: -len(".up.sql")] for path in MIGRATIONS.glob("*.up.sql"))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
-from . import picture, plan
+from . import checksum, picture, plan, rehearsal
 from .errors import MigrationError
 from .executor import DEFAULTS, Executor, Options
 from .picture import Data
@@ -56,6 +56,10 @@ def rehearse(
     :returns: for each migration what its statements did, or why it was not rehearsed.
     :raises MigrationError: as migrate would.
     """
+
+    def way_back(step: plan.Step) -> str:
+        return checksum.way_back(release.migrations[step.version].script(True).content) if step.action == plan.REVERT else ""
+
     with Session(target) as session:
         executor = Executor(session, release, wanted, policy, options, explain)
         return [
@@ -65,19 +69,8 @@ def rehearse(
                 "action": each.step.action,
                 "not_rehearsed": each.not_rehearsed,
                 "duration": round(sum(observed.seconds for observed in each.observed), 6),
-                "statements": [
-                    {
-                        "file": observed.file,
-                        "line": observed.line,
-                        "statement": observed.statement,
-                        "duration": round(observed.seconds, 6),
-                        "rows": observed.rows,
-                        "locks": observed.locks,
-                        "rewritten": list(observed.rewritten),
-                        "notices": list(observed.notices),
-                    }
-                    for observed in each.observed
-                ],
+                "statements": rehearsal.told(each.observed),
+                "way_back": way_back(each.step),
                 "lost": [{"what": lost.what, "rows": lost.rows} for lost in each.lost],
             }
             for each in executor.rehearse()

@@ -19,9 +19,12 @@ BEGUN = "begun"
 DONE = "done"
 FAILED = "failed"
 
-# Actions besides those of the plan: a statement outside of a transaction, and the proof of the way back (see proofs.py).
+# Actions besides those of the plan: a statement outside of a transaction, the proofs of the way back (see proofs.py and
+# stairway.py), and what was measured on a copy (see trial.py).
 STATEMENT = "statement"
 PROVE = "prove"
+STAIRWAY = "stairway"
+TRIAL = "trial"
 
 # An identifier holds 63 bytes; the longest ledger name still gets a side table of its own.
 _SUFFIX = "_history"
@@ -143,7 +146,9 @@ class History:
     def failed(self, version: int) -> bool:
         """Whether the last that is known of a version is an error, and not that the run was cut off."""
         outcomes = self._session.rows(
-            "select outcome from {0} where version = {1} order by at desc limit 1".format(self.table.sql, version)
+            "select outcome from {0} where version = {1} and action not in ({2}, {3}) order by at desc limit 1".format(
+                self.table.sql, version, literal(STAIRWAY), literal(TRIAL)
+            )
         )
         return outcomes == [(FAILED,)]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import typing as t
 
-from . import checksum, statements
+from . import announced, checksum, statements
 from .source import NO_TRANSACTION, Migration, Script, Source
 
 ERROR, WARNING, IGNORE = "error", "warning", "ignore"
@@ -27,6 +27,8 @@ RULES = {
     "session-setting": WARNING,
     "volatile-index": ERROR,
     "unpinned-search-path": ERROR,
+    "misread-loss": ERROR,
+    "unannounced-loss": WARNING,
     "squawk": WARNING,
 }
 
@@ -38,6 +40,10 @@ _VOLATILE = re.compile(
     re.IGNORECASE,
 )
 _PINNED = re.compile(r"\bset\s+(?:local\s+)?search_path\b", re.IGNORECASE)
+# What takes rows or columns with it; the stairway sees the rest, with data.
+_LOSES = re.compile(
+    r"drop\s+(?:foreign\s+)?table\b|drop\s+schema\b|truncate\b|delete\s+from\b|alter\s+table\b.*?\bdrop\s+column\b", re.IGNORECASE | re.DOTALL
+)
 _SESSION_CONFIG = re.compile(r"\bset_config\s*\([^()]*,\s*(?:false|'f(?:alse)?')\s*\)", re.IGNORECASE)
 
 
@@ -82,6 +88,9 @@ def _of(migration: Migration, expect_verify: bool) -> t.Iterator[t.Tuple[str, st
         if script is not None:
             for rule, line, message in _in_script(script):
                 yield script.path, rule, line, message
+    if migration.down is not None:
+        for rule, line, message in _losses(migration.down):
+            yield migration.down.path, rule, line, message
 
 
 def _in_script(script: Script) -> t.Iterator[_Finding]:
@@ -98,6 +107,22 @@ def _in_script(script: Script) -> t.Iterator[_Finding]:
         yield "several-statements", parts[1].line, "sqlx itself can run only one statement of a no-transaction file"
     for statement in parts:
         yield from _in_statement(script, statement)
+
+
+def _losses(down: Script) -> t.Iterator[_Finding]:
+    says = announced.read(down.text)
+    for line, message in says.problems:
+        yield "misread-loss", line, message
+    if says.things or says.problems:
+        return
+    try:
+        parts = statements.split(down.text)
+    except statements.StatementError:
+        return  # is said above
+    for statement in parts:
+        if _LOSES.match(statement.text):
+            yield "unannounced-loss", statement.line, "takes data along: say so in a line '-- data-loss: ...'"
+            return
 
 
 def _marker(script: Script) -> t.Iterator[_Finding]:

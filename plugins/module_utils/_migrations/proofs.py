@@ -13,7 +13,7 @@ import json
 import typing as t
 
 from . import checksum, records
-from .history import BEGUN, DONE, PROVE, History, table_for
+from .history import BEGUN, DONE, PROVE, STAIRWAY, TRIAL, History, table_for
 from .ledger import Ledger
 from .session import Session, literal
 
@@ -42,6 +42,8 @@ class Known(t.NamedTuple):
     """The installed releases that a proof led to, and how many seconds ago."""
     begun: t.Tuple[Begun, ...]
     """Since the last one that was done, oldest first."""
+    measured: t.Dict[int, t.Dict[str, t.Any]]
+    """By version, what it took on a copy of this database (trial.py)."""
 
 
 def _newest(rows: t.Iterable[records.Row]) -> int:
@@ -65,7 +67,7 @@ def finish(
 
 def read(session: Session, ledger: Ledger) -> Known:
     """Read it, in two messages."""
-    known = Known(None, {}, {}, {}, ())
+    known = Known(None, {}, {}, {}, (), {})
     if not ledger.exists:
         return known
     table = table_for(ledger.name)
@@ -74,23 +76,29 @@ def read(session: Session, ledger: Ledger) -> Known:
         age = session.value("select extract(epoch from clock_timestamp() - max(installed_on))::float8 from " + ledger.name.sql)
         return known._replace(stands_for=age)
     begun: t.List[Begun] = []
-    for action, outcome, detail, age in session.rows(
-        "select action, outcome, detail, extract(epoch from clock_timestamp() - at)::float8 from {0} where action = '{1}'"
-        " union all (select action, outcome, null, extract(epoch from clock_timestamp() - at)::float8 from {0}"
+    for action, outcome, detail, age, version, duration in session.rows(
+        "select action, outcome, detail, extract(epoch from clock_timestamp() - at)::float8, version, duration_ns from {0}"
+        " where action in ('{1}', '{5}', '{6}')"
+        " union all (select action, outcome, null, extract(epoch from clock_timestamp() - at)::float8, null, null from {0}"
         " where action in ('{2}', '{3}') and outcome = '{4}' order by at desc limit 1) order by 4 desc".format(
-            table.sql, PROVE, records.APPLY, records.REVERT, DONE
+            table.sql, PROVE, records.APPLY, records.REVERT, DONE, STAIRWAY, TRIAL
         )
     ):
-        if action != PROVE:
+        if action == TRIAL:
+            known.measured[version] = dict(json.loads(detail), duration=duration / 1e9)
+            continue
+        if action not in (PROVE, STAIRWAY):
             known = known._replace(stands_for=age)
             continue
         told = json.loads(detail)
         if outcome == BEGUN:
             begun.append(Begun(told["installed"], told["fingerprint"], frozenset(told["versions"])))
-        else:
+            continue
+        known.ways_back.update((int(version), digest) for version, digest in told["ways_back"].items())
+        # A stairway proves the ways back, and nothing of this very database.
+        if action == PROVE:
             begun.clear()
             known.fingerprints.update(told["fingerprints"])
-            known.ways_back.update((int(version), digest) for version, digest in told["ways_back"].items())
             known.proven[told["installed"]] = age
     return known._replace(begun=tuple(begun))
 
@@ -113,4 +121,5 @@ def told(known: Known) -> t.Dict[str, t.Any]:
         "proven": sorted(known.proven),
         "ways_back": {str(version): digest for version, digest in known.ways_back.items()},
         "known_fingerprints": known.fingerprints,
+        "measured": {str(version): measured for version, measured in known.measured.items()},
     }

@@ -49,6 +49,23 @@ class Observed(t.NamedTuple):
     notices: t.Tuple[str, ...]
 
 
+def told(observed: t.Iterable[Observed]) -> t.List[t.Dict[str, t.Any]]:
+    """The same for programs."""
+    return [
+        {
+            "file": each.file,
+            "line": each.line,
+            "statement": each.statement,
+            "duration": round(each.seconds, 6),
+            "rows": each.rows,
+            "locks": each.locks,
+            "rewritten": list(each.rewritten),
+            "notices": list(each.notices),
+        }
+        for each in observed
+    ]
+
+
 class Rehearsed(t.NamedTuple):
     """One migration."""
 

@@ -168,14 +168,7 @@ def read(
     proofs: t.Dict[int, t.Tuple[names.FileName, Script]] = {}
     if verify:
         every_up = not problems  # otherwise a file of `ups` may be lacking
-        for name, script in _scripts(verify, read_file, problems):
-            _place(proofs, name, script, problems)
-            if complete:
-                _try(script, problems)
-            if name.kind != names.SIMPLE:
-                problems.append("{0}: a verification script is named <version>_<name>.sql".format(script.path))
-            if name.version not in ups and every_up:
-                problems.append("{0}: verifies version {1}, which has no migration".format(script.path, name.version))
+        proofs = _companions(verify, ("a verification script", "verifies"), ups if every_up else None, read_file, problems, complete)
     if problems:
         raise _unusable(problems)
 
@@ -196,6 +189,44 @@ def read(
         ),
         frozenset(downs).difference(ups),
     )
+
+
+def read_samples(directory: str, versions: t.Container[int], read_file: t.Callable[[str], bytes] = _read_file) -> t.Dict[int, Script]:
+    """What puts data into the tables after a version, where there is such a file.
+
+    :param versions: those that there are.
+    :raises SourceError: with every problem that was found.
+    """
+    problems: t.List[str] = []
+    found = _companions(directory, ("a sample", "belongs to"), versions, read_file, problems, True)
+    if problems:
+        raise _unusable(problems)
+    return {version: script for version, (_name, script) in found.items()}
+
+
+def _companions(
+    directory: str,
+    words: t.Tuple[str, str],
+    versions: t.Optional[t.Container[int]],
+    read_file: t.Callable[[str], bytes],
+    problems: t.List[str],
+    complete: bool,
+) -> t.Dict[int, t.Tuple[names.FileName, Script]]:
+    """Scripts that go with migrations, one for a version.
+
+    :param words: what such a script is, and does with a version.
+    :param versions: those that there are; None: not known.
+    """
+    found: t.Dict[int, t.Tuple[names.FileName, Script]] = {}
+    for name, script in _scripts(directory, read_file, problems):
+        _place(found, name, script, problems)
+        if complete:
+            _try(script, problems)
+        if name.kind != names.SIMPLE:
+            problems.append("{0}: {1} is named <version>_<name>.sql".format(script.path, words[0]))
+        if versions is not None and name.version not in versions:
+            problems.append("{0}: {1} version {2}, which has no migration".format(script.path, words[1], name.version))
+    return found
 
 
 def _try(script: Script, problems: t.List[str]) -> None:

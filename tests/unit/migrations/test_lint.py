@@ -120,5 +120,27 @@ def test_a_rules_level_can_be_set() -> None:
     assert [(problem.rule, problem.level) for problem in problems] == [("outside-transaction", "error"), ("transaction-control", "warning")]
 
 
+DOWN = [
+    ("select 1;\n\ndrop table t;", [("unannounced-loss", 3)]),
+    ("drop foreign table if exists t; drop table u;", [("unannounced-loss", 1)]),
+    ("alter table t\n  add a int,\n  drop column b;", [("unannounced-loss", 1)]),
+    ("Truncate t", [("unannounced-loss", 1)]),
+    ("delete from t", [("unannounced-loss", 1)]),
+    ("drop schema s cascade", [("unannounced-loss", 1)]),
+    ("-- data-loss: table t\ndrop table t; delete from u;", []),
+    ("-- data-loss\ndrop table t;", [("misread-loss", 1)]),
+    ("--data-loss: table t\ndrop table t;", [("misread-loss", 1)]),
+    ("select 1;\n-- Data loss: t\n", [("misread-loss", 2)]),
+    ("-- data-loss: table t, index i\ndrop table t;", [("misread-loss", 1)]),
+    ("drop index i; alter table t drop constraint c; drop view v; -- data", []),
+]
+
+
+@pytest.mark.parametrize(("down", "expected"), DOWN)
+def test_a_down_script_announces_what_it_loses(down: str, expected: List[Tuple[str, int]]) -> None:
+    assert [(problem.rule, problem.line) for problem in check(migration("drop table t;", down))] == expected
+
+
 def test_every_rule_is_tested_here() -> None:
-    assert {rule for _unused, rule, _unused in BROKEN} | {"missing-down", "missing-verify", "squawk"} == set(lint.RULES)
+    tested = {rule for _unused, rule, _unused in BROKEN} | {rule for _unused, found_there in DOWN for rule, _unused in found_there}
+    assert tested | {"missing-down", "missing-verify", "squawk"} == set(lint.RULES)

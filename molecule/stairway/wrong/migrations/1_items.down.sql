@@ -1,0 +1,2 @@
+-- data-loss: table items
+drop table public.items;

@@ -1,0 +1,1 @@
+alter table public.items drop column price;

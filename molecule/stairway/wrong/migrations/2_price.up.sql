@@ -1,0 +1,1 @@
+alter table public.items add column price numeric default 1;
