@@ -57,6 +57,26 @@ def test_a_hot_fix_below_a_newer_version_is_proven_alone(release: Release) -> No
     assert release.database.execute("select id from t3") == [(7,)]
 
 
+def test_what_a_baseline_wrote_down_stays_and_what_came_after_it_is_proven(release: Release) -> None:
+    release.add_tables(1, 3)
+    release.database.execute("create table t1 (id int); create table t2 (id int); insert into t2 values (7)")
+    answer = release.roll_out(prove=True, baseline=2)
+    assert ([each["version"] for each in answer["baselined"]], answer["proved"], answer["proven"]) == ([1, 2], [3], True)
+    assert release.database.execute("select id from t2") == [(7,)]
+    told = release.info()
+    assert (told["proven"], list(told["ways_back"])) == (True, ["3"])
+    again = release.roll_out(prove=True, baseline=2)
+    assert (again["changed"], again["proven"]) == (False, True)
+
+
+def test_what_a_repair_mended_stays_and_what_came_after_it_is_proven(proven: Release) -> None:
+    proven.add("2_table", "create table t2 (id int); -- edited", "drop table t2;")
+    proven.add_tables(3, 3)
+    answer = proven.roll_out(prove=True, repair=frozenset({2}))
+    assert ([each["version"] for each in answer["repaired"]], answer["proved"], answer["proven"]) == ([2], [3], True)
+    assert proven.info()["proven"]
+
+
 @pytest.mark.parametrize("part", [1, 2], ids=["before the way back", "before the way up again"])
 def test_a_proof_that_was_cut_off_is_finished_by_the_next_run(release: Release, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
     release.add_tables(1, 2)
