@@ -124,6 +124,24 @@ def test_a_failure_takes_back_what_the_run_applied(proven: Release) -> None:
     assert failed.value.failed["partial"]["to_version"] == 0
 
 
+@pytest.mark.parametrize(("fails_in", "times"), [("migration", 2), ("verification", 1)])
+def test_a_failure_of_the_first_migration_is_not_tried_again(proven: Release, fails_in: str, times: int) -> None:
+    proven.database.execute("create sequence luck; grant all on luck to public", user="postgres")
+    # A sequence does not go back with its transaction: the next time, it would work. A file of several statements runs
+    # twice, the second time to find the one that failed.
+    fails = f"select 1 / (nextval('luck') / {times + 1});"
+    in_verification = fails_in == "verification"
+    proven.add("3_table", "create table t3 (id int);" + ("" if in_verification else fails), "drop table t3;", fails if in_verification else "")
+    before = proven.info()["fingerprint"]
+    with pytest.raises(MigrationError, match="division by zero") as failed:
+        proven.roll_out(return_on_failure=True, **known(proven))
+    assert failed.value.failed["returned"] == {"reverted": [], "complete": True, "fingerprint": before, "why": ""}
+    assert "The host is as it was before this run" in failed.value.recovery
+    assert proven.database.execute("select last_value from luck", user="postgres") == [(times,)]
+    assert proven.versions() == [1, 2]
+    assert not proven.has("t3")
+
+
 def test_a_failure_takes_nothing_back_where_one_way_is_not_proven(proven: Release) -> None:
     terms = known(proven)
     proven.migrate(0, allow_revert=True)
