@@ -16,8 +16,9 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Tuple
 
 import pytest
 
@@ -27,15 +28,18 @@ OUTPUT = CHECKOUT / "tests" / "output"
 PREFIX = f"schema-registry-{hashlib.sha256(str(CHECKOUT).encode()).hexdigest()[:8]}-{SCENARIO.name}-"
 
 # Host: machine and port.
-HOSTS = {
+WHERE = {
     "staging-1": ("calm", 5431),
     "production-1": ("calm", 5432),
     "production-2": ("mortal", 5433),
     "production-3": ("calm", 5434),
+    "standby": ("calm", 5435),
 }
-ONE, TWO, THREE = PRODUCTION = ("production-1", "production-2", "production-3")
-STANDBY = ("calm", 5435, "standby")
-PATIENCE = 900  # seconds; a run that takes longer hangs
+STAGING, ONE, TWO, THREE, STANDBY = WHERE
+PRODUCTION = (ONE, TWO, THREE)
+HOSTS = (STAGING, *PRODUCTION)
+AT_ONCE = "deploy_waves=100%"
+PATIENCE = 240  # seconds; a run that takes longer hangs
 
 # Everything that any of the failures may have left behind.
 RESET = """
@@ -61,22 +65,49 @@ def on_machine(machine: str, *command: object, user: str = "postgres", **more: A
 
 def psql(host: str, sql: str) -> str:
     """Run statements on a host, as the superuser; the answer."""
-    machine, port = HOSTS[host]
+    machine, port = WHERE[host]
     return on_machine(machine, "psql", "-qAtX", "-v", "ON_ERROR_STOP=1", "-p", port, "-d", "schema_registry", text=sql).strip()
 
 
-def picture(host: str) -> str:
-    """All that is in the database, but for the history, which also tells of failures."""
-    machine, port = HOSTS[host]
+class State(NamedTuple):
+    """What is in a host's database, but for the history, which also tells of failures."""
+
+    everything: str
+    """The dump: data and ledger to the last digit, so that it also says when something was applied."""
+    schema: str
+    """The dump without data."""
+    ledger: Tuple[Tuple[str, ...], ...]
+    """Version, description, success and checksum of every row."""
+
+    @property
+    def versions(self) -> List[int]:
+        """Those that are applied; an unfinished one is an error."""
+        assert all(row[2] == "t" for row in self.ledger), self.ledger
+        return [int(row[0]) for row in self.ledger]
+
+
+def state(host: str) -> State:
+    """Look at a host, past the collection."""
+    machine, port = WHERE[host]
     dump = on_machine(machine, "pg_dump", "-p", port, "-d", "schema_registry", "--exclude-table=*_history")
-    return re.sub(r"^\\(un)?restrict .*\n", "", dump, flags=re.MULTILINE)
+    dump = re.sub(r"^\\(un)?restrict .*\n", "", dump, flags=re.MULTILINE)
+    data = r"^COPY (\S+) .*?;\n(.*?)^\\\.$"
+    tables = dict(re.findall(data, dump, flags=re.MULTILINE | re.DOTALL))
+    ledger = [line.split("\t") for line in tables["public._sqlx_migrations"].splitlines()]
+    return State(dump, re.sub(data, "", dump, flags=re.MULTILINE | re.DOTALL), tuple((*row[:2], *row[3:5]) for row in sorted(ledger)))
+
+
+def everywhere(look: Callable[[str], Any], hosts: Iterable[str]) -> Dict[str, Any]:
+    """The same on every host, side by side."""
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(hosts, pool.map(look, hosts)))
 
 
 def wait_until(truth: Callable[[], bool], what: str) -> None:
-    for _attempt in range(1500):
+    for _attempt in range(120):
         if truth():
             return
-        time.sleep(0.2)
+        time.sleep(0.5)
     raise AssertionError(f"never came: {what}")
 
 
@@ -89,7 +120,7 @@ class World:
         self.verify = directory / "verify"
         self.report_file = directory / "report.json"
         self.said = ""
-        self.before: Dict[str, str] = {}
+        self.before: Dict[str, State] = {}
         self.observed: List[str] = []
         shared = ["--inventory", str(SCENARIO.parent / "shared" / "inventory.yml"), "--inventory", str(SCENARIO / "inventory.yml")]
         variables = {
@@ -127,9 +158,8 @@ class World:
 
     def begin(self) -> None:
         self.write_release()
-        for host in HOSTS:
-            psql(host, RESET)
-        self.before = {host: picture(host) for host in HOSTS}
+        everywhere(lambda host: psql(host, RESET), HOSTS)
+        self.before = everywhere(state, WHERE)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         self.report_file.unlink(missing_ok=True)
@@ -167,37 +197,50 @@ class World:
     def outcomes(self) -> Tuple[str, ...]:
         """Of staging and the three of production; the standby is always left alone, or not reached."""
         rows = self.rows()
-        assert rows.pop("standby", {"outcome": "left alone"})["outcome"] in ("left alone", "not reached", "stopped")
-        return tuple(rows[host]["outcome"] for host in HOSTS if host in rows)
+        assert rows.pop(STANDBY, {"outcome": "left alone"})["outcome"] in ("left alone", "not reached", "stopped")
+        deployed = {row["to_version"]: row["fingerprint"] for row in rows.values() if row["deployed"]}
+        assert all(row["fingerprint"] == deployed[row["to_version"]] for row in rows.values() if row["deployed"])
+        found = {host: rows[host]["outcome"] for host in HOSTS if host in rows}
+        self.observed.append("reported: " + ", ".join(f"{host} {outcome}" for host, outcome in found.items()))
+        return tuple(found.values())
+
+    def arrange(self, host: str, sql: str) -> None:
+        """Make a host what it is before the run; that is what it shall be compared with afterwards."""
+        psql(host, sql)
+        self.before[host] = state(host)
 
     def stand_at(self, *versions: List[int]) -> None:
-        """The ledgers of staging and the three of production; whoever stands where it stood is exactly as before."""
-        found = []
+        """The ledgers of staging and the three of production. Whoever stands where it stood is exactly as before; others are as staging is."""
+        states: Dict[str, State] = everywhere(state, WHERE)
+        assert states[STANDBY] == self.before[STANDBY], "the standby is not what it was"
         for host, wanted in zip(HOSTS, versions):
-            rows = psql(host, "select version, success from _sqlx_migrations order by version").split()
-            assert rows == [f"{version}|t" for version in wanted], f"{host} stands at {rows}: {self.said}"
+            assert states[host].versions == wanted, f"{host} stands at {states[host].versions}: {self.said}"
             if wanted == [1, 2]:
-                assert picture(host) == self.before[host], f"{host} is not what it was"
-            found.append(f"{host}: {wanted[-1]}" + (", as before" if wanted == [1, 2] else ""))
-        self.observed.append("; ".join(found))
+                assert states[host] == self.before[host], f"{host} is not what it was"
+            elif wanted == versions[0]:
+                assert states[host].ledger == states[STAGING].ledger, f"{host} has other rows than staging"
+                assert states[host].schema == states[STAGING].schema, f"{host} has another schema than staging"
+        stand = (f"{host} {wanted[-1]}" + (" (as before)" if wanted == [1, 2] else "") for host, wanted in zip(HOSTS, versions))
+        self.observed.append("found: " + ", ".join(stand))
 
 
 @pytest.fixture(scope="session")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """All at version 2 of a small release, where the registry was; and one of them a standby."""
-    machine, port, cluster = STANDBY
-    for host in HOSTS:
-        psql(host, "drop schema if exists public cascade; create schema public authorization schema_registry_owner;")
+    # Where the hosts were kept, it is a standby since the last time.
+    psql(STANDBY, "select pg_promote() where pg_is_in_recovery()")
+    everywhere(lambda host: psql(host, "drop schema public cascade; create schema public authorization schema_registry_owner;"), WHERE)
     world = World(tmp_path_factory.mktemp("world"))
     world.write_release()
-    on_machine(machine, "psql", "-qX", "-p", port, "-c", "checkpoint")
+    assert world.deploy(AT_ONCE), world.said
+    machine, port = WHERE[STANDBY]
     script = (
-        f"set -e; directory=$(pg_lsclusters --no-header | awk '$3 == {port} {{ print $6 }}');"
-        f" touch $directory/standby.signal; chown postgres: $directory/standby.signal; systemctl restart postgresql@*-{cluster}"
+        f"set -e; set -- $(pg_lsclusters --no-header | awk '$3 == {port} {{ print $1, $6 }}');"
+        f" touch $2/standby.signal; chown postgres: $2/standby.signal; systemctl restart postgresql@$1-{STANDBY}"
     )
     on_machine(machine, "sh", "-c", script, user="root")
-    assert world.deploy("deploy_waves=100%"), world.said
-    assert world.outcomes() == ("changed",) * 4
+    wait_until(lambda: psql(STANDBY, "select pg_is_in_recovery()") == "t", "the standby")
+    OUTPUT.mkdir(parents=True, exist_ok=True)
     (OUTPUT / "rollout-failures.md").write_text("")
     yield world
 
@@ -228,8 +271,7 @@ def test_a_migration_that_fails_on_staging(world: World) -> None:
 def test_a_migration_that_fails_on_the_second_production_host(world: World, on_failure: str, first: List[int]) -> None:
     world.add_tables(3)
     world.add("4_data", "create table t4 as select 1 / (1 - id) as id from t1;", "drop table t4;")
-    psql(TWO, "insert into t1 values (1)")
-    world.before[TWO] = picture(TWO)
+    world.arrange(TWO, "insert into t1 values (1)")
     assert not world.deploy(f"deploy_on_failure={on_failure}")
     world.says("fatal: [production-2]", "division by zero", "(3) was reverted, and the host is as it was before this run")
     assert world.outcomes() == ("changed", {"keep": "changed", "return": "returned"}[on_failure], "failed", "not reached")
@@ -239,8 +281,7 @@ def test_a_migration_that_fails_on_the_second_production_host(world: World, on_f
 
 def test_a_verification_that_fails_with_the_data_of_production(world: World) -> None:
     world.add("3_table", "create table t3 (id bigint);", "drop table t3;", "do $$ begin assert not exists (select from t1); end $$;")
-    psql(ONE, "insert into t1 values (1)")
-    world.before[ONE] = picture(ONE)
+    world.arrange(ONE, "insert into t1 values (1)")
     assert not world.deploy()
     world.says("its verification failed", "as it was before")
     assert world.outcomes() == ("changed", "failed", "not reached", "not reached")
@@ -251,8 +292,7 @@ def sleeps(world: World, host: str) -> None:
     """A migration that takes its time on one host."""
     sleep = "select pg_sleep(60) where exists (select from t1)"
     world.add("3_table", f"create table t3 (id bigint); {sleep};", "drop table t3;")
-    psql(host, "insert into t1 values (1)")
-    world.before[host] = picture(host)
+    world.arrange(host, "insert into t1 values (1)")
 
 
 def is_sleeping(host: str) -> bool:
@@ -282,21 +322,21 @@ def test_a_host_that_dies_and_comes_back(world: World) -> None:
 
 def test_a_controller_that_is_killed_and_started_again(world: World) -> None:
     sleeps(world, ONE)
-    process = world.start()
+    process = world.start(AT_ONCE)
     wait_until(lambda: is_sleeping(ONE), "the migration")
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     # The module goes on without its controller, or is ended with it; either way the next run waits for it, or finds it done.
     psql(ONE, "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'PgSleep'")
     psql(ONE, "truncate t1")
-    assert world.deploy(), world.said
+    assert world.deploy(AT_ONCE), world.said
     assert world.outcomes()[0] == "unchanged"
     world.stand_at(*[[1, 2, 3]] * 4)
 
 
 def test_two_controllers_at_once(world: World) -> None:
     world.add_tables(3)
-    first, second = world.start(), world.start()
+    first, second = world.start(AT_ONCE), world.start(AT_ONCE)
     assert world.finish(first), world.said
     assert world.finish(second), world.said
     for host in PRODUCTION:
@@ -307,8 +347,7 @@ def test_two_controllers_at_once(world: World) -> None:
 
 def test_a_production_schema_that_drifted(world: World) -> None:
     world.add_tables(3)
-    psql(ONE, "create table by_hand (id bigint)")
-    world.before[ONE] = picture(ONE)
+    world.arrange(ONE, "create table by_hand (id bigint)")
     assert not world.deploy()
     world.says("The schema has drifted")
     assert world.outcomes() == ("changed", "failed", "not reached", "not reached")
@@ -337,7 +376,7 @@ def test_a_release_that_was_edited_since(world: World) -> None:
 def test_a_lock_that_does_not_come(world: World) -> None:
     world.add_tables(3)
     world.add("4_column", "alter table t1 add column more bigint;", "alter table t1 drop column more;")
-    machine, port = HOSTS[ONE]
+    machine, port = WHERE[ONE]
     holder = subprocess.Popen(
         ["podman", "exec", "--interactive", "--user", "postgres", PREFIX + machine, "psql", "-qX", "-p", str(port), "-d", "schema_registry"],
         stdin=subprocess.PIPE,
@@ -355,7 +394,7 @@ def test_a_lock_that_does_not_come(world: World) -> None:
     assert world.outcomes() == ("changed", "failed", "not reached", "not reached")
     for host in PRODUCTION:
         assert psql(host, "select count(*) from information_schema.columns where column_name = 'more'") == "0"
-    psql("staging-1", "alter table t1 drop column more")
+    psql(STAGING, "alter table t1 drop column more")
     world.stand_at([1, 2, 3, 4], [1, 2], [1, 2], [1, 2])
 
 
@@ -369,7 +408,7 @@ def test_a_full_disk(world: World) -> None:
         # On the disk that is nearly full lies production's first host.
         for host in HOSTS:
             place = f"{directory}/{host}" if host == ONE else f"/var/lib/postgresql/room-{host}"
-            on_machine(HOSTS[host][0], "mkdir", "-p", place)
+            on_machine(WHERE[host][0], "mkdir", "-p", place)
             psql(host, f"create tablespace room location '{place}'; grant create on tablespace room to public;")
         world.add_tables(3)
         world.add("4_big", "create table t4 tablespace room as select generate_series(1, 1000000) as id;", "drop table t4;")
@@ -390,9 +429,9 @@ def test_a_full_disk(world: World) -> None:
 
 def test_a_hot_fix_with_a_lower_version(world: World) -> None:
     world.add_tables(4)
-    assert world.deploy("deploy_waves=100%"), world.said
+    assert world.deploy(AT_ONCE), world.said
     world.add_tables(3)
-    assert world.deploy("deploy_waves=100%"), world.said
+    assert world.deploy(AT_ONCE), world.said
     world.says("Below the newest applied version 4, but not yet applied: 3", "1 applied, way back proven")
     assert world.outcomes() == ("changed",) * 4
     world.stand_at(*[[1, 2, 3, 4]] * 4)
@@ -400,6 +439,6 @@ def test_a_hot_fix_with_a_lower_version(world: World) -> None:
 
 def test_a_standby_in_the_group(world: World) -> None:
     world.add_tables(3)
-    assert world.deploy("deploy_waves=100%"), world.said
-    assert world.rows()["standby"]["outcome"] == "left alone"
+    assert world.deploy(AT_ONCE), world.said
+    assert world.rows()[STANDBY]["outcome"] == "left alone"
     world.stand_at(*[[1, 2, 3]] * 4)

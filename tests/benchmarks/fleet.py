@@ -29,7 +29,7 @@ class Fleet:
         self.migrations.mkdir(parents=True)
         self.names = [f"fleet{size}_{number:03}" for number in range(size)]
         socket = str(lab.server.socket_directory)
-        sockets = {f"{role}_login_unix_socket": socket for role in ("database", "extensions", "migrations")}
+        sockets = {f"{role}_login_unix_socket": socket for role in ("database", "extensions", "maintenance", "migrations")}
         variables = {
             **HERE,
             **sockets,
@@ -54,7 +54,7 @@ class Fleet:
         for path in (CHECKOUT / ".ansible" / "collections" / "ansible_collections").iterdir():
             if path.name != "schema_registry":
                 (directory / "ansible_collections" / path.name).symlink_to(path)
-        for path in (*(CHECKOUT / "roles").iterdir(), CHECKOUT / "plugins", CHECKOUT / "meta"):
+        for path in (*(CHECKOUT / "roles").iterdir(), CHECKOUT / "plugins", CHECKOUT / "sql", CHECKOUT / "meta"):
             if path.name != "server":
                 (ours / path.relative_to(CHECKOUT)).symlink_to(path)
         return directory

@@ -57,6 +57,26 @@ def test_a_hot_fix_below_a_newer_version_is_proven_alone(release: Release) -> No
     assert release.database.execute("select id from t3") == [(7,)]
 
 
+def test_what_a_baseline_wrote_down_stays_and_what_came_after_it_is_proven(release: Release) -> None:
+    release.add_tables(1, 3)
+    release.database.execute("create table t1 (id int); create table t2 (id int); insert into t2 values (7)")
+    answer = release.roll_out(prove=True, baseline=2)
+    assert ([each["version"] for each in answer["baselined"]], answer["proved"], answer["proven"]) == ([1, 2], [3], True)
+    assert release.database.execute("select id from t2") == [(7,)]
+    told = release.info()
+    assert (told["proven"], list(told["ways_back"])) == (True, ["3"])
+    again = release.roll_out(prove=True, baseline=2)
+    assert (again["changed"], again["proven"]) == (False, True)
+
+
+def test_what_a_repair_mended_stays_and_what_came_after_it_is_proven(proven: Release) -> None:
+    proven.add("2_table", "create table t2 (id int); -- edited", "drop table t2;")
+    proven.add_tables(3, 3)
+    answer = proven.roll_out(prove=True, repair=frozenset({2}))
+    assert ([each["version"] for each in answer["repaired"]], answer["proved"], answer["proven"]) == ([2], [3], True)
+    assert proven.info()["proven"]
+
+
 @pytest.mark.parametrize("part", [1, 2], ids=["before the way back", "before the way up again"])
 def test_a_proof_that_was_cut_off_is_finished_by_the_next_run(release: Release, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
     release.add_tables(1, 2)
@@ -102,6 +122,24 @@ def test_a_failure_takes_back_what_the_run_applied(proven: Release) -> None:
     assert proven.versions() == []
     assert "(2, 1) was reverted, and the host is as it was before this run" in failed.value.recovery
     assert failed.value.failed["partial"]["to_version"] == 0
+
+
+@pytest.mark.parametrize(("fails_in", "times"), [("migration", 2), ("verification", 1)])
+def test_a_failure_of_the_first_migration_is_not_tried_again(proven: Release, fails_in: str, times: int) -> None:
+    proven.database.execute("create sequence luck; grant all on luck to public", user="postgres")
+    # A sequence does not go back with its transaction: the next time, it would work. A file of several statements runs
+    # twice, the second time to find the one that failed.
+    fails = f"select 1 / (nextval('luck') / {times + 1});"
+    in_verification = fails_in == "verification"
+    proven.add("3_table", "create table t3 (id int);" + ("" if in_verification else fails), "drop table t3;", fails if in_verification else "")
+    before = proven.info()["fingerprint"]
+    with pytest.raises(MigrationError, match="division by zero") as failed:
+        proven.roll_out(return_on_failure=True, **known(proven))
+    assert failed.value.failed["returned"] == {"reverted": [], "complete": True, "fingerprint": before, "why": ""}
+    assert "The host is as it was before this run" in failed.value.recovery
+    assert proven.database.execute("select last_value from luck", user="postgres") == [(times,)]
+    assert proven.versions() == [1, 2]
+    assert not proven.has("t3")
 
 
 def test_a_failure_takes_nothing_back_where_one_way_is_not_proven(proven: Release) -> None:

@@ -166,7 +166,9 @@ class Executor:
             self._make_tables()
             before = self.fingerprint_before = fingerprint.take(self._session, self._ledger.name).digest
             if self._options.prove:
-                self._session.run(proofs.begin(self._history, rows, before, planned.versions(plan.APPLY)))
+                # A proof takes back scripts, and leaves what is only written down.
+                stays = plan.written_down(rows, planned, self._files)
+                self._session.run(proofs.begin(self._history, stays, before, planned.versions(plan.APPLY)))
             if self._together:
                 self._take_together(planned)
             else:

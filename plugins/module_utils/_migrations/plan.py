@@ -66,6 +66,19 @@ def current_version(rows: t.Iterable[Row]) -> int:
     return max((row.version for row in rows), default=0)
 
 
+def written_down(rows: t.Iterable[Row], planned: Plan, files: t.Mapping[int, File]) -> t.List[Row]:
+    """The ledger once everything is done that is only rows of ours, before the first script runs."""
+    ledger = {row.version: row for row in rows}
+    for step in planned.steps:
+        if step.action == BASELINE:
+            ledger[step.version] = Row(step.version, files[step.version].checksum)
+        elif step.action == REPAIR:
+            row = ledger.pop(step.version)
+            if row.success:
+                ledger[step.version] = row._replace(checksum=files[step.version].checksum)
+    return [ledger[version] for version in sorted(ledger)]
+
+
 def make(
     files: t.Sequence[File],
     only_down: t.AbstractSet[int],

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import typing as t
 
-from . import checksum, picture, plan, proofs
+from . import checksum, fingerprint, picture, plan, proofs
 from .errors import ExecutionError, MigrationError
 from .executor import Executor, Options, Outcome
 from .history import History, read_rows
@@ -192,19 +192,27 @@ class Rollout:
             unproven = [version for version in applied if not self._is_proven(version)]
             if unproven:
                 return {"why": "the way back of {0} was not proven on staging".format(", ".join(map(str, unproven)))}
-            back = self._undo(applied)
+            steps, now = self._back(applied)
         except (MigrationError, ServerError) as second:
             return {"why": "going back failed as well: {0}".format(" ".join(str(second).split()))}
-        same = back.fingerprint == executor.fingerprint_before
+        same = now == executor.fingerprint_before
         return {
-            "steps": list(back.done),
-            "reverted": [done.step.version for done in back.done],
+            "steps": steps,
+            "reverted": [done.step.version for done in steps],
             "complete": same,
-            "fingerprint": back.fingerprint,
+            "fingerprint": now,
             "why": "" if same else "the schema is not what it was before: the fingerprint was {0} and is {1}".format(
-                executor.fingerprint_before, back.fingerprint
+                executor.fingerprint_before, now
             ),
         }
+
+    def _back(self, applied: t.Sequence[int]) -> t.Tuple[t.List[plan.Done], str]:
+        """Revert what was applied; what was done, and the fingerprint then."""
+        if not applied:
+            # An executor that is told to undo nothing migrates.
+            return [], fingerprint.take(self._session, self._ledger().name).digest
+        back = self._undo(applied)
+        return list(back.done), back.fingerprint
 
     def _is_proven(self, version: int) -> bool:
         return self._terms.ways_back.get(version, "") == self._way_back(version) != ""
