@@ -315,7 +315,7 @@ def _machines(sh: Shell) -> None:
     sh(sys.executable, "tests/machines/run.py")
 
 
-@check("versions", "molecule", *CONTAINERS, shown=True)
+@check("versions", "machines", *CONTAINERS, shown=True)
 def _versions(sh: Shell) -> None:
     sh(sys.executable, "tests/machines/versions.py")
 
