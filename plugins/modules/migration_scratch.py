@@ -286,12 +286,11 @@ def _answer(module: AnsibleModule, request: picture.Data) -> picture.Data:
     controller = request.get("controller") or _arguments.this_machine()
     target = _arguments.target(params, controller, lock_timeout=params["lock_timeout"], statement_timeout=params["statement_timeout"])
     is_stairway = params["action"] == "stairway"
-    wanted = _arguments.wanted(params["version"])
     # The database may not exist yet, where only a proof is wanted.
     recorded = _recorded(params, target, carried) if params["record"] else None
     answer: picture.Data = {"changed": False, "release": carried.digest, "recorded": bool(recorded)}
     if module.check_mode:
-        return dict(answer, changed=recorded is False and is_stairway)
+        return dict(answer, changed=recorded is False)
     with scratch.Scratch(_elsewhere(params, target), params["action"], params["maintenance_db"]) as made:
         if is_stairway:
             made.create(params["template"])
@@ -306,7 +305,7 @@ def _answer(module: AnsibleModule, request: picture.Data) -> picture.Data:
             answer.update(stairway.run(made.target, carried, samples, options))
         else:
             answer["copied_by"] = made.copy()
-            answer.update(trial.run(made.target, carried, wanted, params["ledger_table"]))
+            answer.update(trial.run(made.target, carried, _arguments.wanted(params["version"]), params["ledger_table"]))
         answer["scratch"] = made.name
     if recorded is False:
         with session.Session(target) as here:
@@ -336,11 +335,16 @@ def _recorded(params: picture.Data, target: session.Target, carried: releases.Re
     try:
         with session.Session(target) as here:
             here.must_be_writable()
-            is_recorded = stairway.is_recorded(here, Ledger(here, params["ledger_table"]), carried)
+            ledger = Ledger(here, params["ledger_table"])
+            is_recorded = stairway.is_recorded(here, ledger, carried)
+            if params["action"] == "stairway" or is_recorded is None:
+                return is_recorded
+            # What is measured of pending migrations is news each time.
+            wanted = _arguments.wanted(params["version"])
+            applied = {row.version for row in ledger.rows()}
+            return all(file.version in applied for file in carried.files if wanted is None or file.version <= wanted)
     except ConnectionFailed:
         return None
-    # What was measured is news each time.
-    return is_recorded if params["action"] == "stairway" or is_recorded is None else False
 
 
 if __name__ == "__main__":

@@ -366,6 +366,8 @@ def test_what_is_pending_is_measured_on_a_copy_and_production_is_held_against_it
         if beside:
             beside.close()
     assert measured.changed == {STAGING: 1, PRODUCTION: 0}
+    if how == "template":
+        assert stand.play(REHEARSE, "--check", "--diff", "-e", "migrations_rehearse_copy=true").changed == {STAGING: 1, PRODUCTION: 0}
     said = " ".join(measured.output.split())
     for words in (f"made by {how}", "3 more: ", "1000 rows", "MB of log", "rewrites public.t1", "locks public.t1 AccessExclusiveLock"):
         assert words in said, f"{words!r} is not in: {said}"
@@ -380,6 +382,8 @@ def test_what_is_pending_is_measured_on_a_copy_and_production_is_held_against_it
     stand.release.add("3_more", "alter table t1 alter column id type bigint;\ninsert into t2 select id from t1;\n", "-- data-loss: table x\n"
                       "delete from t2; alter table t1 alter column id type int;")
     deployed = " ".join(stand.play(DEPLOY).output.split())
+    if how == "template":
+        assert set(stand.play(REHEARSE, "-e", "migrations_rehearse_copy=true").changed.values()) == {0}
     assert "were measured on a copy; production took " in deployed
 
 

@@ -303,6 +303,13 @@ def test_settings_of_the_database_hold_in_the_scratch_database(release: Release)
     assert found == [("app, public", "5MB")]
 
 
+def test_who_may_make_no_database_is_told_what_it_takes(release: Release) -> None:
+    with pytest.raises(MigrationError) as failed, scratch.Scratch(release.target(), "stairway") as made:
+        made.create("template0")
+    for words in ("permission denied to create database", "42501", "needs CREATEDB", "No other database was touched"):
+        assert words in failed.value.text
+
+
 def test_two_at_once(release: Release) -> None:
     owned = release.as_user("postgres").target(session_role=release.database.owner)
     with scratch.Scratch(owned, "stairway"), pytest.raises(LockError, match="Another run is at work"), scratch.Scratch(owned, "stairway"):

@@ -68,21 +68,30 @@ def take(session: Session, apart_from: t.Collection[t.Tuple[t.Optional[str], str
     :param contents: whether to look at the values too, so that another value is not the same. That makes sense between two
         censuses of one schema.
     """
+    tables = [row for row in session.rows(_TABLES) if (row[1], row[2]) not in apart_from]
+    counting = [
+        "select {0}, count(*), array[{1}]::bigint[] from {2}".format(
+            oid, ", ".join("count({0})".format(identifier(column)) for column in columns), _sql(schema, relation)
+        )
+        for oid, schema, relation, _name, _part_of, _numbers, columns, _labels in tables
+    ]
+    counts = {oid: (rows, values) for oid, rows, values in session.rows(" union all ".join(counting))} if counting else {}
     found: t.Dict[int, Table] = {}
-    for oid, schema, relation, name, part_of, numbers, columns, labels in session.rows(_TABLES):
-        if (schema, relation) in apart_from:
-            continue
-        where = " from {0}.{1}".format(identifier(schema), identifier(relation))
-        counts = ["count(*)"] + ["count({0})".format(identifier(column)) for column in columns]
-        rows, *values = session.rows("select " + ", ".join(counts) + where)[0]
+    for oid, schema, relation, name, part_of, numbers, columns, labels in tables:
+        rows, values = counts[oid]
         digests: t.List[t.Optional[t.Mapping[int, int]]] = [None] * len(columns)
-        if contents and columns and rows <= COMPARED:
+        if contents and columns and 0 < rows <= COMPARED:
             lists = ["array_agg(hashtextextended({0}::text, 0)) filter (where {0} is not null)".format(identifier(each)) for each in columns]
-            digests = [collections.Counter(each or ()) for each in session.rows("select " + ", ".join(lists) + where)[0]]
+            listed = session.rows("select {0} from {1}".format(", ".join(lists), _sql(schema, relation)))[0]
+            digests = [collections.Counter(each or ()) for each in listed]
         found[oid] = Table(
             name, part_of, rows, {number: Column(*column) for number, *column in zip(numbers, labels, values, digests)}
         )
     return found
+
+
+def _sql(schema: str, relation: str) -> str:
+    return identifier(schema) + "." + identifier(relation)
 
 
 def lost(before: Census, after: Census) -> t.List[Lost]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import tempfile
 import typing as t
 
 from .errors import ConnectionFailed, ExecutionError, LockError
@@ -137,30 +138,32 @@ class Scratch:
         self._session.run("drop database if exists {0} with (force)".format(identifier(self.name)))
 
     def _pipe_dump(self) -> None:
-        dump = subprocess.Popen(
-            [self._program("pg_dump"), "--format=custom", "--compress=0", "--dbname", self._original.database],
-            env=self._environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        restored = subprocess.run(
-            [self._program("pg_restore"), "--exit-on-error", "--dbname", self.name],
-            env=self._environment(),
-            stdin=dump.stdout,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            check=False,
-        )
-        assert dump.stdout is not None and dump.stderr is not None
-        dump.stdout.close()
-        said = dump.stderr.read()
-        if dump.wait() or restored.returncode:
-            raise ExecutionError(
-                "The database {0} could not be copied: {1}".format(
-                    self._original.database, (said + restored.stderr).decode("utf-8", "replace").strip()
-                ),
-                recovery="The copy was dropped; the database is as it was.",
-            )
+        dumping = [self._program("pg_dump"), "--format=custom", "--compress=0", "--dbname", self._original.database]
+        restoring = [self._program("pg_restore"), "--exit-on-error", "--dbname", self.name]
+        with tempfile.TemporaryFile() as said:
+            try:
+                dump = subprocess.Popen(dumping, env=self._environment(), stdout=subprocess.PIPE, stderr=said)
+                restored = subprocess.run(
+                    restoring, env=self._environment(), stdin=dump.stdout, stdout=subprocess.DEVNULL, stderr=said, check=False
+                )
+            except OSError as error:
+                raise ExecutionError(
+                    "Somebody is connected to {0}, so it is copied by pg_dump and pg_restore, which this host lacks: {1}".format(
+                        self._original.database, error
+                    ),
+                    recovery="No other database was touched. Install PostgreSQL's client programs.",
+                ) from error
+            if dump.stdout is not None:
+                # So that a dump whose restore has failed ends as well.
+                dump.stdout.close()
+            if dump.wait() or restored.returncode:
+                said.seek(0)
+                raise ExecutionError(
+                    "The database {0} could not be copied: {1}".format(
+                        self._original.database, said.read().decode("utf-8", "replace").strip()
+                    ),
+                    recovery="The copy was dropped; the database is as it was.",
+                )
 
     def _program(self, name: str) -> str:
         path = os.path.join(_PROGRAMS.format(self._session.connection.server_version // 10000), name)

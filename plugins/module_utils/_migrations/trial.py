@@ -63,11 +63,12 @@ class Trial(Rehearsal):
         before, log = self._size(), self._session.value("select pg_current_wal_insert_lsn()::text")
         self._peak = before
         self._files = self._relations()
-        self._locks = {}
         began = time.monotonic()
         if not migration.up.no_transaction:
             self._sender.send("begin")
         self._sender.send(self._ledger.insert(step.version, migration.description, migration.checksum))
+        # That lock is ours, and no statement's.
+        self._locks = self._held()
         observed = tuple(self._observe(step, migration.up, each) for each in statements.split(migration.up.text))
         if migration.verify:
             if migration.up.no_transaction:
