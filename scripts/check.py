@@ -31,10 +31,12 @@ ENGINE = "plugins/module_utils/_migrations"
 # Scenarios that were not yet seen to pass from beginning to end: SCENARIOS='rollout' make molecule
 UNPROVEN = ("rollout", "rollout_failures")
 PLAYBOOKS = (
+    "playbooks/backup.yml",
     "playbooks/deploy.yml",
     "playbooks/maintenance.yml",
     "playbooks/rehearse.yml",
     "playbooks/report.yml",
+    "playbooks/restore.yml",
     "playbooks/rollback.yml",
     "playbooks/status.yml",
     "playbooks/update.yml",
