@@ -93,7 +93,8 @@ def fingerprint() -> str:
     arguments = {"source": str(CHECKOUT / "sql/migrations"), "login_db": "schema_registry", "login_unix_socket": "/var/run/postgresql", "login_port": 5434}
     module = "schema_registry.postgresql.migration_info"
     answer = run("ansible", "production", "-b", "--become-user", "postgres", "-m", module, "-a", json.dumps(arguments))
-    return str(json.loads(answer.split("=>", 1)[1])["fingerprint"])
+    (found,) = re.findall(r"^ +fingerprint: (\w{64})$", answer, re.MULTILINE)
+    return str(found)
 
 
 def archived() -> None:
