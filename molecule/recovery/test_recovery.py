@@ -109,8 +109,8 @@ def subjects(of: Dict[str, str]) -> int:
 def schema() -> Iterator[str]:
     """The registry is in use, while somebody looks at the process list all the time."""
     watcher = (
-        "rm -f /tmp/seen; (while :; do tr '\\0' ' ' </dev/null; for p in /proc/[0-9]*/cmdline; do tr '\\0' ' ' <$p; done 2>/dev/null"
-        f" | grep -c '{PASSPHRASE[:20]}[{PASSPHRASE[20]}]' >>/tmp/seen; sleep 0.2; done) >/dev/null 2>&1 & echo $!"
+        "rm -f /tmp/seen; (while :; do for p in /proc/[0-9]*/cmdline; do tr '\\0' ' ' <$p; done 2>/dev/null"
+        f" | grep -c '{PASSPHRASE[:20]}[{PASSPHRASE[20]}]' >>/tmp/seen || true; sleep 0.2; done) >/dev/null 2>&1 & echo $!"
     )
     watching = machine(watcher, user="root").split()[-1]
     written(3000)
@@ -144,8 +144,7 @@ def deploy(release: Path, *, fails: bool = False) -> str:
         [
             *("ansible-playbook", "deploy.yml", "--limit", "production", "-e", "deploy_without_staging=true"),
             *("-e", f"migrations_source={release}/migrations", "-e", f"migrations_verify={release}/verify"),
-            # What is drilled is the way back, not the lint that would not have let it through.
-            *("-e", "migrations_lint_ignore=[]", "-e", f"deploy_report={release}/report.json"),
+            *("-e", f"deploy_report={release}/report.json"),
         ],
         cwd=CHECKOUT,
         capture_output=True,
