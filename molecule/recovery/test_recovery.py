@@ -293,8 +293,18 @@ def test_the_repository_is_whole(schema: str) -> None:
     machine(f"cp /tmp/whole {file}")
 
 
-def test_the_neighbour_was_left_alone() -> None:
-    assert psql("select count(*) from public.subjects", 5435) == "0"
+def test_a_dump_comes_back() -> None:
+    """On the neighbour, which nothing of all this has touched so far."""
+    before = counted(5435)
+    assert subjects(before) == 0
+    psql("drop table public.subjects cascade", 5435)
+    started = time.monotonic()
+    type_in("dump")
+    assert counted(5435) == before
+    owners = "select string_agg(distinct tableowner, ' ') from pg_tables where schemaname = 'public'"
+    assert psql(owners, 5435) == "schema_registry_owner"
+    assert psql("select has_database_privilege('public', 'schema_registry', 'connect')", 5435) == "f"
+    note("dumps only: a table is dropped", started, "what was written since the dump; here none")
 
 
 def test_nobody_has_seen_the_passphrase(schema: str) -> None:
