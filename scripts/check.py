@@ -29,7 +29,7 @@ COLLECTION = f"{NAMESPACE}.{NAME}"
 SQLX = Path(os.environ.get("SQLX_CLI_DIR") or Path.home() / ".cache" / NAMESPACE)
 ENGINE = "plugins/module_utils/_migrations"
 # Scenarios that were not yet seen to pass from beginning to end: SCENARIOS='rollout' make molecule
-UNPROVEN = ("rollout", "rollout_failures")
+UNPROVEN = ("recovery", "rollout", "rollout_failures")
 PLAYBOOKS = (
     "playbooks/backup.yml",
     "playbooks/deploy.yml",
