@@ -32,6 +32,14 @@ rollback: setup ## back to a version: make rollback ARGS='-e migrations_version=
 stairway: setup ## prove on staging that every migration can be taken back, in a database made for that
 	@scripts/play playbooks/stairway.yml $(ARGS)
 
+.PHONY: backup
+backup: setup ## archiving and scheduled backups are on, and one is taken now
+	@scripts/play playbooks/backup.yml $(ARGS)
+
+.PHONY: restore
+restore: setup ## a cluster comes back, beside the running one: make restore ARGS='--limit production'
+	@scripts/play playbooks/restore.yml $(ARGS)
+
 .PHONY: maintenance
 maintenance: setup ## retention, VACUUM, ANALYZE, REINDEX, as far as there is anything to do
 	@scripts/play playbooks/maintenance.yml $(ARGS)

@@ -30,12 +30,14 @@ COLLECTION = f"{NAMESPACE}.{NAME}"
 SQLX = Path(os.environ.get("SQLX_CLI_DIR") or Path.home() / ".cache" / NAMESPACE)
 ENGINE = "plugins/module_utils/_migrations"
 # Scenarios that were not yet seen to pass from beginning to end: make molecule SCENARIOS='rollout_failures'
-UNPROVEN = ("rollout_failures",)
+UNPROVEN = ("recovery", "rollout_failures")
 PLAYBOOKS = (
+    "playbooks/backup.yml",
     "playbooks/deploy.yml",
     "playbooks/maintenance.yml",
     "playbooks/rehearse.yml",
     "playbooks/report.yml",
+    "playbooks/restore.yml",
     "playbooks/rollback.yml",
     "playbooks/stairway.yml",
     "playbooks/status.yml",

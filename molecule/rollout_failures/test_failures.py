@@ -275,7 +275,7 @@ def test_a_migration_that_fails_on_the_second_production_host(world: World, on_f
     assert not world.deploy(f"deploy_on_failure={on_failure}")
     world.says("fatal: [production-2]", "division by zero", "(3) was reverted, and the host is as it was before this run")
     assert world.outcomes() == ("changed", {"keep": "changed", "return": "returned"}[on_failure], "failed", "not reached")
-    assert world.rows()[TWO]["restore_point"].startswith("deploy ")
+    assert world.rows()[TWO]["restore_point"].startswith("deploy-")
     world.stand_at([1, 2, 3, 4], first, [1, 2], [1, 2])
 
 

@@ -111,7 +111,7 @@ def test_a_restore_point_is_named_before_each_first_migration(stand: Stand) -> N
     went_well, said = stand.deploy("deploy_waves=['100%']")
     assert went_well, said
     names = [stand.row(host)["restore_point"] for host in PRODUCTION]
-    assert all(name.startswith(f"deploy {stand.report['release'][:12]} ") for name in names)
+    assert all(name.startswith(f"deploy-{stand.report['release'][:12]}-") for name in names)
     assert stand.row("s1")["restore_point"] is None
     assert names[0] in said
 

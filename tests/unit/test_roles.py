@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 ROLES = sorted(path for path in (Path(__file__).parents[2] / "roles").iterdir() if path.is_dir())
-EXPECTED = {"server", "extensions", "database", "migrations", "maintenance"}
+EXPECTED = {"server", "extensions", "database", "migrations", "maintenance", "backup"}
 
 TYPES = {"str": str, "path": str, "bool": bool, "int": int, "float": (int, float), "list": list, "dict": dict}
 

@@ -38,5 +38,19 @@ select json_build_object(
         select coalesce(json_agg(format('%%s of %%s, since %%s', gid, owner, date_trunc('second', prepared)) order by prepared), '[]')
         from pg_prepared_xacts
         where database = current_database()
+    ),
+    'now', extract(epoch from now())::bigint,
+    -- Where the log goes into an archive of pgBackRest. The command itself says which stanza.
+    'archive', (
+        select json_build_object(
+            'stanza', substring(current_setting('archive_command') from '--stanza=([A-Za-z0-9_.-]+)'),
+            'is_failing', coalesce(last_failed_time > coalesce(last_archived_time, '-infinity'), false),
+            'failed_wal', last_failed_wal,
+            'failed_at', date_trunc('second', last_failed_time)
+        )
+        from pg_stat_archiver
+        where
+            current_setting('archive_mode') <> 'off'
+            and current_setting('archive_command') ~ 'pgbackrest .*--stanza='
     )
 ) as found
