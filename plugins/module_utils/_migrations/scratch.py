@@ -61,9 +61,11 @@ class Scratch:
 
     def __exit__(self, *exception: object) -> None:
         try:
-            if self._made:
-                with _explained(self.name):
+            with _explained(self.name):
+                if self._made:
                     self._drop()
+                # A backend outlives its connection by a moment, in which the next run would find the lock taken.
+                self._session.run("select pg_advisory_unlock({0})".format(self._lock))
         finally:
             self._session.close()
 
@@ -106,9 +108,13 @@ class Scratch:
                 self._session.run("alter {0} {1} set {2} to {3}".format(of_role, identifier(self.name), name, _value(name, value)))
 
     def _be_alone(self) -> None:
-        # Two runs have one name; the lock goes with the session.
-        if not self._session.value("select pg_try_advisory_lock(hashtext({0}), hashtext({1}))".format(literal(MARK), literal(self.name))):
+        # Two runs have one name.
+        if not self._session.value("select pg_try_advisory_lock({0})".format(self._lock)):
             raise LockError("Another run is at work in the database {0}.".format(self.name), recovery="Nothing was changed. Run again later.")
+
+    @property
+    def _lock(self) -> str:
+        return "hashtext({0}), hashtext({1})".format(literal(MARK), literal(self.name))
 
     def _drop_marked(self) -> None:
         """Take away what a run left that was killed."""
