@@ -212,7 +212,8 @@ class Story:
         """Down to nothing and up again, with the same fingerprint at each version."""
 
         def rolls_back(version: str, *left: str) -> None:
-            rollback = ("playbooks/rollback.yml", f"-e migrations_version={version}")
+            # A job may have run meanwhile; what it wrote down about that goes with its table.
+            rollback = ("playbooks/rollback.yml", f"-e migrations_version={version} -e migrations_lose_data=true")
             hosts = recap(self.plays(*rollback))
             expect(all(hosts[host]["changed"] > 0 for host in PORTS), f"it changed nothing: {hosts}")
             self.stands_at(*left)

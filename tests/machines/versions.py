@@ -56,7 +56,7 @@ class Versions:
         self.play(version, "deploy.yml --check --diff", changes=is_first)
         self.play(version, "deploy.yml", changes=is_first)
         if not is_first:
-            self.play(version, f"playbooks/rollback.yml -e migrations_version={FIRST}", changes=True)
+            self.play(version, f"playbooks/rollback.yml -e migrations_version={FIRST} -e migrations_lose_data=true", changes=True)
             self.play(version, "deploy.yml --diff", changes=True)
         self.play(version, "playbooks/status.yml", changes=False)
 
