@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ NAMESPACE, NAME = "schema_registry", "postgresql"
 COLLECTION = f"{NAMESPACE}.{NAME}"
 SQLX = Path(os.environ.get("SQLX_CLI_DIR") or Path.home() / ".cache" / NAMESPACE)
 ENGINE = "plugins/module_utils/_migrations"
+# The scenarios that take longest.
 LONGEST = ("recovery", "rollout", "rollout_failures")
 PLAYBOOKS = (
     "playbooks/backup.yml",
@@ -131,16 +132,7 @@ class Shell:
         """Run a command; it must succeed."""
         words = [str(word) for word in command]
         self.say(f"$ {' '.join(words)}\n")
-        process = subprocess.Popen(
-            words,
-            cwd=cwd,
-            env={**self.environment, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
+        process = self._start(words, cwd, environment)
         assert process.stdout is not None
         try:
             for line in process.stdout:
@@ -152,30 +144,37 @@ class Shell:
             raise Failed(f"{Path(words[0]).name} ended with {process.returncode}")
 
     def side_by_side(self, lanes: int, *commands: Sequence[str], **environment: str) -> None:
-        """Run commands, so many at a time. Each is told of when it has ended; all of them run, and all must succeed."""
+        """Run commands, so many at a time; all of them run, and all must succeed. Those that did not are told of last."""
 
-        def ended(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-            return subprocess.run(
-                command,
-                cwd=CHECKOUT,
-                env={**self.environment, **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                check=False,
-            )
+        def ended(command: Sequence[str]) -> tuple[str, int, str]:
+            process = self._start(command, CHECKOUT, environment)
+            printed, _nothing = process.communicate()
+            return " ".join(command), process.returncode, printed
 
         failed = []
         with ThreadPoolExecutor(lanes) as pool:
             for done in as_completed([pool.submit(ended, command) for command in commands]):
-                result = done.result()
-                self.say(f"$ {' '.join(result.args)}\n{result.stdout}")
-                if result.returncode:
-                    failed.append(f"{' '.join(result.args)} ended with {result.returncode}")
+                line, status, printed = done.result()
+                if status:
+                    failed.append((line, status, printed))
+                else:
+                    self.say(f"$ {line}\n{printed}")
+        for line, _status, printed in failed:
+            self.say(f"$ {line}\n{printed}")
         if failed:
-            raise Failed("; ".join(failed))
+            raise Failed("; ".join(f"{line} ended with {status}" for line, status, _printed in failed))
+
+    def _start(self, words: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            words,
+            cwd=cwd,
+            env={**self.environment, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
 
 
 def sources(*patterns: str) -> list[str]:
@@ -453,7 +452,7 @@ def report(outcomes: list[Outcome]) -> str:
             lines = (OUTPUT / f"{outcome.check.name}.log").read_text(encoding="utf-8").splitlines()
             told = [each for number, line in enumerate(lines) if FAILURE.search(line) for each in lines[number : number + 3]]
             print(f"\n--- {outcome.check.name} again: what tells of failures, and the last lines")
-            print(*told[:SHOWN], "[...]", *lines[-SHOWN:], sep="\n")
+            print(*told[-SHOWN:], "[...]", *lines[-SHOWN:], sep="\n")
     width = max(len(outcome.check.name) for outcome in outcomes)
     print()
     for outcome in outcomes:
