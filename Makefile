@@ -78,6 +78,7 @@ integration: setup-tests ## tests against PostgreSQL servers of their own
 
 .PHONY: faults
 faults: setup-tests ## kill runs at every step: make faults N=1000 SEED=7
+	@$(CHECK) --install faults
 	@N=$(N) SEED=$(SEED) FROM=$(FROM) .venv/bin/pytest tests/faults
 
 .PHONY: interop
@@ -94,10 +95,12 @@ molecule: setup-tests ## the scenarios of molecule/ on hosts in containers: make
 
 .PHONY: bench
 bench: setup-tests ## measure speed: docs/benchmarks.md; BENCH=--help lists what there is to choose
+	@$(CHECK) --install integration
 	@GEERLINGGUY_ROLE="$(ROLE)" PYTHONPATH=.ansible/collections:tests:tests/machines .venv/bin/python tests/benchmarks/bench.py $(BENCH)
 
 .PHONY: bench-schema
 bench-schema: setup-tests ## measure the registry's SQL on a filled one: SCALE=1 is the full size; docs/schema-performance.md
+	@$(CHECK) --install integration
 	@PYTHONPATH=tests .venv/bin/python tests/benchmarks/schema.py --scale $(SCALE) $(BENCH)
 
 .PHONY: schema-docs

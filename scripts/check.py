@@ -471,6 +471,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="a check, or a group of them; all, if none is named")
     parser.add_argument("--list", action="store_true", help="name the checks, and run none")
+    parser.add_argument("--install", action="store_true", help="install what the checks need, and run none")
     arguments = parser.parse_args()
     if arguments.list:
         for each in CHECKS:
@@ -486,6 +487,8 @@ def main() -> int:
 
     OUTPUT.mkdir(parents=True, exist_ok=True)
     install(need for each in chosen for need in each.needs if each.name not in allowed)
+    if arguments.install:
+        return 0
     # Somebody who asks for one thing wants to watch it.
     outcomes = [run(each, aloud=len(chosen) == 1, allowed=allowed) for each in chosen]
     closing = report(outcomes)

@@ -10,8 +10,7 @@ import os
 import socket
 import typing as t
 
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.records import Policy
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.session import Target
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.records import Policy, Target
 
 CONNECTION: t.Dict[str, t.Any] = {
     "login_db": {"type": "str", "required": True},

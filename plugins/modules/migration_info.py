@@ -189,7 +189,7 @@ import json
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.schema_registry.postgresql.plugins.module_utils import _arguments
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import look, session
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import look, records
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.errors import MigrationError
 
 
@@ -207,14 +207,14 @@ def main() -> None:
     module.exit_json(changed=False, **answer)
 
 
-def _seen(target: session.Target, params: look.Data, request: look.Data) -> look.Data:
+def _seen(target: records.Target, params: look.Data, request: look.Data) -> look.Data:
     # What the controller makes an answer of, which has the files.
     if request.pop("around", False):
         return look.look_around(target, params["ledger_table"], expected_fingerprint=params["expected_fingerprint_text"], **request)
     return look.look(target, params["ledger_table"], **request)
 
 
-def _told(target: session.Target, params: look.Data) -> look.Data:
+def _told(target: records.Target, params: look.Data) -> look.Data:
     # Mostly the controller has the files, and nothing of this is loaded.
     from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import picture, release, source
 

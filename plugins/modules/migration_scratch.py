@@ -258,7 +258,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.schema_registry.postgresql.plugins.module_utils import _arguments
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import picture, scratch, session, stairway, trial
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import picture, records, scratch, session, stairway, trial
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import release as releases
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.errors import ConnectionFailed, MigrationError
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.executor import Options
@@ -319,7 +319,7 @@ def _answer(module: AnsibleModule, request: picture.Data) -> picture.Data:
     return answer
 
 
-def _elsewhere(params: picture.Data, target: session.Target) -> session.Target:
+def _elsewhere(params: picture.Data, target: records.Target) -> records.Target:
     """Where the scratch database is made."""
     parameters = dict(target.parameters)
     if params["scratch_unix_socket"] or params["scratch_host"]:
@@ -330,7 +330,7 @@ def _elsewhere(params: picture.Data, target: session.Target) -> session.Target:
     return target._replace(database=of or target.database, parameters=parameters)
 
 
-def _recorded(params: picture.Data, target: session.Target, carried: releases.Release) -> t.Optional[bool]:
+def _recorded(params: picture.Data, target: records.Target, carried: releases.Release) -> t.Optional[bool]:
     """Whether the database has it written down; None where there is nothing to write it into."""
     try:
         with session.Session(target) as here:

@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import abc
+import contextlib
+import gc
 import json
 import os
+import threading
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,6 +24,18 @@ Data = t.Dict[str, t.Any]
 _VAULT = b"$ANSIBLE_VAULT;"
 
 
+@contextlib.contextmanager
+def _without_garbage_collection() -> t.Iterator[None]:
+    """Nothing of what a task makes refers to itself, and looking for that through all that Ansible holds takes longer than the task."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 class ControllerAction(ActionBase):
     """An action that reads migrations here and has its module run there."""
 
@@ -29,11 +44,13 @@ class ControllerAction(ActionBase):
     def run(self, tmp: t.Any = None, task_vars: t.Optional[Data] = None) -> Data:
         result: Data = super().run(tmp, task_vars)
         self._task_vars = task_vars
+        self._packed = threading.Event()
         if self._task.check_mode:
             # Answered at once, so that nobody asks after a job.
             self._task.async_val = 0
         try:
-            result.update(self.act())
+            with _without_garbage_collection():
+                result.update(self.act())
         except MigrationError as error:
             result.update(error.failed, failed=True, msg=error.text, recovery=error.recovery)
         except ValueError as error:
@@ -76,9 +93,19 @@ class ControllerAction(ActionBase):
 
         # A misspelt directory is an error before anybody is asked.
         self._find_verify(params)
+        # Packing a module keeps Python busy, and two threads would hinder each other: the files are read while the host works.
+        self._packed.clear()
+
+        def read() -> source.Source:
+            self._packed.wait()
+            return self.read(params, directories, complete=False)
+
         with ThreadPoolExecutor(1) as aside:
-            reading = aside.submit(self.read, params, directories, complete=False)
-            seen = ask()
+            reading = aside.submit(read)
+            try:
+                seen = ask()
+            finally:
+                self._packed.set()
             files = reading.result()
         rows = None if seen.get("failed") else picture.rows_of(seen, [plan.File(*each[:3]) for each in files.migrations])
         if rows is None and not seen.get("failed"):
@@ -86,6 +113,11 @@ class ControllerAction(ActionBase):
             seen = ask(with_rows=True)
             rows = None if seen.get("failed") else picture.rows_of(seen, ())
         return files, seen, rows or []
+
+    def _configure_module(self, *arguments: t.Any, **more: t.Any) -> t.Any:
+        packed = super()._configure_module(*arguments, **more)
+        self._packed.set()
+        return packed
 
     def read(self, params: Data, directories: t.Sequence[str], complete: bool = True) -> source.Source:
         """Read migrations on the controller.

@@ -17,7 +17,7 @@ import psycopg2
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import engine, look, picture, plan, release, source
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.executor import Options
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.plan import Policy
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.session import Target
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.records import Target
 from measure import timed
 from support.playbooks import Playbooks, Task
 from support.postgres import Server, installed_majors

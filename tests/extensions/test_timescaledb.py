@@ -9,7 +9,8 @@ from typing import Dict, List, Tuple
 
 import pytest
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import fingerprint
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.session import Session, Target
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.records import Target
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.session import Session
 from support import extensions, registry
 from support.postgres import Database, PsqlError, installed_majors
 

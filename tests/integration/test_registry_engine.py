@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import engine, release, source
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.session import Target
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.records import Target
 from support import registry
 from support.migrations import HISTORY, LEDGER
 from support.postgres import Database, Server

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, NamedTuple, Optional
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import engine, look, picture, prediction, release, rollout, source
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.executor import Options
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.plan import Policy
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.session import Target
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.records import Target
 
 from .postgres import Database
 

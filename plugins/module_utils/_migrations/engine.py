@@ -11,8 +11,9 @@ from . import checksum, picture, plan, rehearsal
 from .errors import MigrationError
 from .executor import DEFAULTS, Executor, Options
 from .picture import Data
+from .records import Target
 from .release import Release
-from .session import Session, Target
+from .session import Session
 
 
 def migrate(

@@ -18,7 +18,8 @@ from . import fingerprint, proofs
 from .errors import ConnectionFailed
 from .history import read_rows
 from .ledger import Ledger
-from .session import ServerError, Session, Target
+from .records import Target
+from .session import ServerError, Session
 
 Data = t.Dict[str, t.Any]
 

@@ -1,7 +1,7 @@
 # Copyright: Schema Registry contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the parts of the engine tell each other: files, rows of the ledger, steps. Apart from the plan, for who only looks."""
+"""What the parts of the engine tell each other: files, rows of the ledger, steps, targets. Apart from the plan, for who only looks."""
 
 from __future__ import annotations
 
@@ -67,3 +67,21 @@ class Done(t.NamedTuple):
     checksum: bytes
     seconds: float
     notices: t.Tuple[str, ...] = ()
+
+
+class Target(t.NamedTuple):
+    """Where and as whom to connect."""
+
+    database: str
+    parameters: t.Mapping[str, t.Any]
+    """Further libpq parameters: host, port, user, password, sslmode, ..."""
+    session_role: t.Optional[str] = None
+    application: str = "schema_registry.postgresql"
+    lock_timeout: float = 2.0
+    """Seconds; 0 waits for ever."""
+    statement_timeout: float = 0.0
+    """Seconds; 0: no limit."""
+
+    def __str__(self) -> str:
+        host = self.parameters.get("host") or "the local socket"
+        return "database {0} on {1}, port {2}".format(self.database, host, self.parameters.get("port") or 5432)

@@ -18,8 +18,9 @@ from .history import History, read_rows
 from .ledger import Ledger
 from .lock import AdvisoryLock
 from .picture import Data
+from .records import Target
 from .release import Release
-from .session import ServerError, Session, Target
+from .session import ServerError, Session
 
 
 class Terms(t.NamedTuple):

@@ -12,7 +12,8 @@ import tempfile
 import typing as t
 
 from .errors import ConnectionFailed, ExecutionError, LockError
-from .session import ServerError, Session, Target, identifier, literal
+from .records import Target
+from .session import ServerError, Session, identifier, literal
 
 # Says of a database that nobody's data are in it. One without it is never dropped.
 MARK = "scratch database of schema_registry.postgresql"

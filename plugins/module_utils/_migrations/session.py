@@ -12,6 +12,7 @@ from __future__ import annotations
 import typing as t
 
 from .errors import ConnectionFailed
+from .records import Target
 
 try:
     import psycopg2
@@ -34,24 +35,6 @@ _KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_cou
 
 # NAMEDATALEN - 1: PostgreSQL cuts application_name there.
 _NAME_MAX = 63
-
-
-class Target(t.NamedTuple):
-    """Where and as whom to connect."""
-
-    database: str
-    parameters: t.Mapping[str, t.Any]
-    """Further libpq parameters: host, port, user, password, sslmode, ..."""
-    session_role: t.Optional[str] = None
-    application: str = "schema_registry.postgresql"
-    lock_timeout: float = 2.0
-    """Seconds; 0 waits for ever."""
-    statement_timeout: float = 0.0
-    """Seconds; 0: no limit."""
-
-    def __str__(self) -> str:
-        host = self.parameters.get("host") or "the local socket"
-        return "database {0} on {1}, port {2}".format(self.database, host, self.parameters.get("port") or 5432)
 
 
 def literal(value: str) -> str:

@@ -21,9 +21,10 @@ from .history import DONE, STAIRWAY, History, table_for
 from .ledger import Ledger
 from .losses import Lost
 from .picture import Data
+from .records import Target
 from .release import Release
 from .sender import Sender
-from .session import ServerError, Session, Target, identifier, literal
+from .session import ServerError, Session, identifier, literal
 from .source import Script
 
 _DROPPED = "This was tried in a scratch database, which is dropped; no other database was touched. "

@@ -14,10 +14,11 @@ from .errors import MigrationError
 from .history import DONE, TRIAL, History, nanoseconds, read_rows, table_for
 from .ledger import Ledger
 from .picture import Data
+from .records import Target
 from .rehearsal import Observed, Rehearsal, told
 from .release import Release
 from .sender import Sender
-from .session import Session, Target, literal
+from .session import Session, literal
 from .source import Script
 
 _DROPPED = "This was tried on a copy, which is dropped; no other database was touched. "

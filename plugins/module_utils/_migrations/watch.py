@@ -14,7 +14,8 @@ import typing as t
 
 from .errors import ConnectionFailed
 from .lock import HOLDER_COLUMNS, Holder
-from .session import ServerError, Session, Target
+from .records import Target
+from .session import ServerError, Session
 
 # Seconds: nobody is asked about a statement that is done sooner, and a longer one is asked about as often. Where waits
 # end sooner than that, so does the patience.
