@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import abc
-import contextlib
-import gc
 import json
 import os
 import threading
@@ -18,22 +16,11 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.schema_registry.postgresql.plugins.module_utils import _arguments
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import picture, plan, source
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.errors import MigrationError
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.garbage import uncollected
 
 Data = t.Dict[str, t.Any]
 
 _VAULT = b"$ANSIBLE_VAULT;"
-
-
-@contextlib.contextmanager
-def _without_garbage_collection() -> t.Iterator[None]:
-    """Nothing of what a task makes refers to itself, and looking for that through all that Ansible holds takes longer than the task."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 class ControllerAction(ActionBase):
@@ -49,7 +36,8 @@ class ControllerAction(ActionBase):
             # Answered at once, so that nobody asks after a job.
             self._task.async_val = 0
         try:
-            with _without_garbage_collection():
+            # Packing a module makes a syntax tree of each of its parts.
+            with uncollected():
                 result.update(self.act())
         except MigrationError as error:
             result.update(error.failed, failed=True, msg=error.text, recovery=error.recovery)
@@ -139,8 +127,8 @@ class ControllerAction(ActionBase):
         return directory if os.path.isabs(directory) else str(self._find_needle("files", directory))
 
     def _read_file(self, path: str) -> bytes:
-        with open(path, "rb") as file:
-            content = file.read()
+        with open(path, "rb", buffering=0) as file:
+            content = file.readall()
         if content.startswith(_VAULT):
             with open(self._loader.get_real_file(path), "rb") as file:
                 content = file.read()

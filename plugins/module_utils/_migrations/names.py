@@ -47,7 +47,7 @@ def parse(name: str) -> t.Optional[FileName]:
     version = int(head)
     if not VERSION_MIN <= version <= VERSION_MAX:
         raise ValueError("the version does not fit a 64-bit integer")
-    kind = next(kind for kind, suffix in _SUFFIXES.items() if tail.endswith(suffix))
+    kind = UP if tail.endswith(_SUFFIXES[UP]) else DOWN if tail.endswith(_SUFFIXES[DOWN]) else SIMPLE
     return FileName(version, _description(tail, _SUFFIXES[kind]), kind)
 
 

@@ -11,6 +11,7 @@ import typing as t
 
 from . import checksum, names
 from .errors import SourceError
+from .garbage import uncollected
 
 # sqlx-core/src/migrate/migration.rs: a plain prefix test at byte 0.
 NO_TRANSACTION = b"-- no-transaction"
@@ -118,8 +119,8 @@ def _unusable(problems: t.List[str]) -> SourceError:
 
 
 def _read_file(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
+    with open(path, "rb", buffering=0) as file:
+        return file.readall()
 
 
 def is_small(directories: t.Sequence[str], limit: int) -> bool:
@@ -138,6 +139,7 @@ def is_small(directories: t.Sequence[str], limit: int) -> bool:
     return True
 
 
+@uncollected()
 def read(
     directories: t.Sequence[str],
     verify: t.Optional[str] = None,
@@ -258,7 +260,7 @@ def _scripts(
         if not entry.name.lower().endswith(".sql") or _is_directory(entry):
             continue
         # Bytes that are no UTF-8 can be opened, but not shown.
-        name = os.fsencode(entry.name).decode("utf-8", "replace")
+        name = entry.name if entry.name.isascii() else os.fsencode(entry.name).decode("utf-8", "replace")
         shown = entry.path if name == entry.name else os.path.join(directory, name)
         try:
             parsed = names.parse(name)
