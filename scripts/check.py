@@ -30,6 +30,8 @@ NAMESPACE, NAME = "schema_registry", "postgresql"
 COLLECTION = f"{NAMESPACE}.{NAME}"
 SQLX = Path(os.environ.get("SQLX_CLI_DIR") or Path.home() / ".cache" / NAMESPACE)
 ENGINE = "plugins/module_utils/_migrations"
+# Groups whose checks wait for machines of their own more than they work here: these run last, and beside each other.
+BESIDE = ("machines", "molecule")
 # The scenarios that take longest.
 LONGEST = ("recovery", "rollout", "rollout_failures")
 PLAYBOOKS = (
@@ -421,10 +423,10 @@ def install(needs: Iterable[Need]) -> None:
 
 
 def run(each: Check, aloud: bool, allowed: set[str]) -> Outcome:
-    """Run one check to its end, whatever that is."""
+    """Run one check to its end, whatever that is. What is not said aloud is told afterwards, where it is worth reading."""
     print(f"--- {each.name}", flush=True)
     started = time.monotonic()
-    sh = Shell(OUTPUT / f"{each.name}.log", aloud or each.shown)
+    sh = Shell(OUTPUT / f"{each.name}.log", aloud)
     verdict, why = "ok", ""
     try:
         if missing := [need.what for need in each.needs if not need.is_met()]:
@@ -432,16 +434,26 @@ def run(each: Check, aloud: bool, allowed: set[str]) -> Outcome:
         each.run(sh)
     except Failed as failure:
         verdict, why = "failed", str(failure)
-        if not sh.aloud:
-            print((OUTPUT / f"{each.name}.log").read_text(encoding="utf-8"), end="", flush=True)
     except CouldNotRun as lack:
         verdict, why = ("allowed" if each.name in allowed else "could not run"), str(lack)
     except Exception as error:
         # A bug in a check is a failure of that check, and of no other.
         verdict, why = "failed", f"{type(error).__name__}: {error}"
     outcome = Outcome(each, verdict, why, time.monotonic() - started)
-    print(f"--- {each.name}: {verdict}{why and f' ({why})'}, {outcome.seconds:.1f} s", flush=True)
+    told = (OUTPUT / f"{each.name}.log").read_text(encoding="utf-8") if not aloud and (each.shown or verdict == "failed") else ""
+    print(f"{told}--- {each.name}: {verdict}{why and f' ({why})'}, {outcome.seconds:.1f} s", flush=True)
     return outcome
+
+
+def run_all(chosen: Sequence[Check], allowed: set[str]) -> list[Outcome]:
+    """Run checks one after the other; of those that may run beside others, two at a time, the longest of them throughout."""
+    alone = [each for each in chosen if each.group not in BESIDE]
+    beside = sorted((each for each in chosen if each.group in BESIDE), key=lambda each: each.group != "molecule")
+    # Somebody who asks for one thing wants to watch it.
+    outcomes = [run(each, len(chosen) == 1 or each.shown, allowed) for each in alone]
+    with ThreadPoolExecutor(2) as pool:
+        outcomes += pool.map(lambda each: run(each, len(chosen) == 1, allowed), beside)
+    return outcomes
 
 
 def report(outcomes: list[Outcome]) -> str:
@@ -489,8 +501,7 @@ def main() -> int:
     install(need for each in chosen for need in each.needs if each.name not in allowed)
     if arguments.install:
         return 0
-    # Somebody who asks for one thing wants to watch it.
-    outcomes = [run(each, aloud=len(chosen) == 1, allowed=allowed) for each in chosen]
+    outcomes = run_all(chosen, allowed)
     closing = report(outcomes)
     (OUTPUT / "closing").write_text(f"{closing}\n", encoding="utf-8")
     return int(any(outcome.is_bad for outcome in outcomes))

@@ -57,12 +57,15 @@ class ActionModule(ControllerAction):
         rows: t.List[plan.Row] = []
         if self._task.check_mode and params["assume_empty"]:
             files, seen = self.read(params, directories), prediction.NOTHING
+            everything = release.of(files, None, ())
         else:
             # Where the ledger is known to hold what the files do not tell, its rows come with the first answer.
             with_rows = bool(params["repair"]) or params["missing"] == "ignore"
             request = {"must_be_writable": True, "with_rows": with_rows, "with_proofs": params["prove"]}
-            files, seen, rows = self.look(params, directories, request)
-        everything = release.of(files, None, plan.may_revert(rows, wanted, policy))
+            files, everything, seen, rows = self.look(params, directories, request)
+        reverting = plan.may_revert(rows, wanted, policy)
+        if reverting:
+            everything = release.of(files, None, reverting)
         if seen.get("failed"):
             return seen, everything
         foreseen = prediction.foresee(

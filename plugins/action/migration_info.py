@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from ansible_collections.schema_registry.postgresql.plugins.module_utils import _arguments
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import picture, release
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import picture
 from ansible_collections.schema_registry.postgresql.plugins.plugin_utils._controller import ControllerAction, Data
 
 
@@ -18,7 +18,7 @@ class ActionModule(ControllerAction):
         params = self.arguments(_arguments.INFO)
         if params["remote_src"] or not params["source"]:
             return self.execute("migration_info", _arguments.INFO, {})
-        files, seen, rows = self.look(params, self.directories(params["source"]), {"around": True})
-        if seen.get("failed"):
-            return seen
-        return picture.told(seen, release.of(files, (), ()), rows)
+        sight = self.look(params, self.directories(params["source"]), {"around": True})
+        if sight.seen.get("failed"):
+            return sight.seen
+        return picture.told(sight.seen, sight.everything, sight.rows)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import abc
+import gc
 import json
 import os
 import threading
@@ -14,13 +15,24 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.schema_registry.postgresql.plugins.module_utils import _arguments
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import picture, plan, source
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import picture, plan, release, source
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.errors import MigrationError
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.garbage import uncollected
 
 Data = t.Dict[str, t.Any]
 
 _VAULT = b"$ANSIBLE_VAULT;"
+
+
+class Sight(t.NamedTuple):
+    """What was found on both sides, when a host was asked where its database stands."""
+
+    files: source.Source
+    everything: release.Release
+    """The same, with what it takes to go forward: of no way back a script is read."""
+    seen: Data
+    rows: t.List[plan.Row]
+    """The ledger's, and none where looking failed."""
 
 
 class ControllerAction(ActionBase):
@@ -39,6 +51,8 @@ class ControllerAction(ActionBase):
             # Packing a module makes a syntax tree of each of its parts.
             with uncollected():
                 result.update(self.act())
+                # This process is a task's own and ends with it: nothing will be searched for what could go before.
+                gc.freeze()
         except MigrationError as error:
             result.update(error.failed, failed=True, msg=error.text, recovery=error.recovery)
         except ValueError as error:
@@ -68,11 +82,10 @@ class ControllerAction(ActionBase):
         answer.pop("invocation", None)
         return dict(answer)
 
-    def look(self, params: Data, directories: t.Sequence[str], request: Data) -> t.Tuple[source.Source, Data, t.List[plan.Row]]:
+    def look(self, params: Data, directories: t.Sequence[str], request: Data) -> Sight:
         """Have the host look at the database, and read the migrations meanwhile.
 
         :param request: what is asked beside.
-        :returns: the files, what was seen, and the ledger's rows, which are empty where looking failed.
         :raises SourceError: if the files cannot be used, whatever was seen.
         """
 
@@ -84,9 +97,10 @@ class ControllerAction(ActionBase):
         # Packing a module keeps Python busy, and two threads would hinder each other: the files are read while the host works.
         self._packed.clear()
 
-        def read() -> source.Source:
+        def read() -> t.Tuple[source.Source, release.Release]:
             self._packed.wait()
-            return self.read(params, directories, complete=False)
+            files = self.read(params, directories, complete=False)
+            return files, release.of(files, None, ())
 
         with ThreadPoolExecutor(1) as aside:
             reading = aside.submit(read)
@@ -94,13 +108,13 @@ class ControllerAction(ActionBase):
                 seen = ask()
             finally:
                 self._packed.set()
-            files = reading.result()
-        rows = None if seen.get("failed") else picture.rows_of(seen, [plan.File(*each[:3]) for each in files.migrations])
+            files, everything = reading.result()
+        rows = None if seen.get("failed") else picture.rows_of(seen, everything.files)
         if rows is None and not seen.get("failed"):
             # Something else is in the ledger: a changed file, or one that is not here.
             seen = ask(with_rows=True)
             rows = None if seen.get("failed") else picture.rows_of(seen, ())
-        return files, seen, rows or []
+        return Sight(files, everything, seen, rows or [])
 
     def _configure_module(self, *arguments: t.Any, **more: t.Any) -> t.Any:
         packed = super()._configure_module(*arguments, **more)

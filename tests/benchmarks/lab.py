@@ -105,9 +105,9 @@ class Lab:
 
         def run() -> None:
             with ThreadPoolExecutor(1) as aside:
-                reading = aside.submit(source.read, [str(workload.migrations)], complete=False)
+                reading = aside.submit(lambda: release.of(source.read([str(workload.migrations)], complete=False), None, ()))
                 seen = look.look(self.target(database, relay), LEDGER)
-                everything = release.of(reading.result(), (), ())
+                everything = reading.result()
             rows = picture.rows_of(seen, everything.files)
             assert rows is not None
             assert not plan.make(everything.files, everything.only_down, rows, None).steps

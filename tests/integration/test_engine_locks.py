@@ -198,7 +198,10 @@ def test_nothing_of_ours_stays_locked(release: Release) -> None:
     with pytest.raises(ExecutionError):
         release.migrate()
     assert release.database.execute("select count(*) from pg_locks where locktype = 'advisory'") == [(0,)]
-    sessions = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+    sessions = (
+        "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+        " and backend_type = 'client backend'"
+    )
     deadline = time.monotonic() + 5
     while release.database.execute(sessions) != [(0,)] and time.monotonic() < deadline:
         time.sleep(0.05)

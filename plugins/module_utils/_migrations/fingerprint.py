@@ -233,11 +233,19 @@ _OTHERS = (
 _FIRST_OID = 16384
 
 
-def _other(catalog: str, owner: str, columns: str) -> str:
+def _others() -> str:
+    """All of them in one part: what is common to them is planned once, which matters where none of them is there."""
+    found = " union all ".join(
+        "select 'pg_catalog.{0}'::regclass, o.oid, {1}, nullif(concat_ws(' ', {2}), '') from pg_catalog.{0} o where o.oid >= {3}".format(
+            *other, _FIRST_OID
+        )
+        for other in _OTHERS
+    )
     return (
-        "select i.type, i.identity, concat_ws(' ', 'owner ' || role_name({1}), {2}, quote_literal(comment_on({0}, o.oid, 0)))"
-        " from pg_catalog.{0} o cross join pg_identify_object('pg_catalog.{0}'::regclass, o.oid, 0) i"
-        " where o.oid >= {3} and {4}".format(catalog, owner, columns, _FIRST_OID, _not_member(catalog, "o.oid"))
+        "select i.type, i.identity, concat_ws(' ', 'owner ' || role_name(o.owner), o.definition, (select quote_literal(description)"
+        " from pg_description where classoid = o.catalog and objoid = o.oid and objsubid = 0))"
+        " from (" + found + ") o (catalog, oid, owner, definition) cross join pg_identify_object(o.catalog, o.oid, 0) i"
+        " where not exists (select from pg_depend d where d.classid = o.catalog and d.objid = o.oid and d.deptype = 'e')"
     )
 
 
@@ -308,8 +316,7 @@ def _query(ledger: t.Optional[TableName]) -> str:
         default_rights=_acl("null", "c.kind", "c.owner"),
         relation_kind=_RELATION_KIND,
     )
-    parts = _PARTS + tuple(_other(*catalog) for catalog in _OTHERS)
-    query = shared + " union all ".join(parts)
+    query = shared + " union all ".join((*_PARTS, _others()))
     for pseudo_function, written_out in _PSEUDO_FUNCTIONS:
         query = pseudo_function.sub(written_out, query)
     return _FORMAT + query
