@@ -33,10 +33,10 @@ class Size:
     """The history's extent: a tenth of it is older than the 90 days that are kept."""
 
     @classmethod
-    def at(cls, scale: float) -> Size:
-        """The size of a registry, where 1 is the full size."""
+    def at(cls, scale: float, history: float = 1) -> Size:
+        """The size of a registry, where 1 is the full size, and of its history, where 1 is what such a registry has."""
         schemas = max(1000, round(1_000_000 * scale))
-        return cls(schemas, max(20, schemas // 50), schemas * 100, schemas * 10)
+        return cls(schemas, max(20, schemas // 50), round(schemas * 100 * history), round(schemas * 10 * history))
 
 
 @dataclass(frozen=True)

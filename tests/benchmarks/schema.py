@@ -408,6 +408,7 @@ def main() -> int:
     )
     parser.add_argument("names", nargs="*", metavar="BENCHMARK", help="what to measure; everything below, if none is named")
     parser.add_argument("--scale", type=float, default=0.1, help="the registry's size; 1 is a million schemas and a hundred million validations")
+    parser.add_argument("--history", type=float, default=1, help="a fraction of the history that a registry of this size has, where only schemas matter")
     parser.add_argument("--seconds", type=int, default=60, help="how long each load lasts")
     parser.add_argument("--major", type=int, default=max(installed_majors(), default=0), help="PostgreSQL's major version")
     arguments = parser.parse_args()
@@ -422,9 +423,10 @@ def main() -> int:
         registry.migrate(database)
         began = time.perf_counter()
         with closing(database.connect()) as connection:
-            for title, seconds in generator.fill(connection, generator.Size.at(arguments.scale)):
+            for title, seconds in generator.fill(connection, generator.Size.at(arguments.scale, arguments.history)):
                 print(f"{seconds:8.1f} s  {title}", file=sys.stderr, flush=True)
-        print(f"PostgreSQL {arguments.major}, scale {arguments.scale:g}: filled in {time.perf_counter() - began:.0f} s", flush=True)
+        size = f"PostgreSQL {arguments.major}, scale {arguments.scale:g}, history {arguments.history:g}"
+        print(f"{size}: filled in {time.perf_counter() - began:.0f} s", flush=True)
         filled = Registry(database.dsn, server.dsn(database.name), server.bin, Path(scratch), arguments.seconds)
         measure(filled, arguments.names or [*BENCHMARKS])
     return 0
