@@ -30,8 +30,8 @@ NAMESPACE, NAME = "schema_registry", "postgresql"
 COLLECTION = f"{NAMESPACE}.{NAME}"
 SQLX = Path(os.environ.get("SQLX_CLI_DIR") or Path.home() / ".cache" / NAMESPACE)
 ENGINE = "plugins/module_utils/_migrations"
-# Groups whose checks wait for machines of their own more than they work here: these run last, and beside each other.
-BESIDE = ("machines", "molecule")
+# These wait now and then for machines of their own, so they run last, and beside each other; the check `machines` has an eye on the clock.
+BESIDE = ("molecule", "versions", "extensions")
 # The scenarios that take longest.
 LONGEST = ("recovery", "rollout", "rollout_failures")
 PLAYBOOKS = (
@@ -446,9 +446,9 @@ def run(each: Check, aloud: bool, allowed: set[str]) -> Outcome:
 
 
 def run_all(chosen: Sequence[Check], allowed: set[str]) -> list[Outcome]:
-    """Run checks one after the other; of those that may run beside others, two at a time, the longest of them throughout."""
-    alone = [each for each in chosen if each.group not in BESIDE]
-    beside = sorted((each for each in chosen if each.group in BESIDE), key=lambda each: each.group != "molecule")
+    """Run checks one after the other; of those that may run beside others, two at a time, the longest first."""
+    alone = [each for each in chosen if each.name not in BESIDE]
+    beside = sorted((each for each in chosen if each.name in BESIDE), key=lambda each: BESIDE.index(each.name))
     # Somebody who asks for one thing wants to watch it.
     outcomes = [run(each, len(chosen) == 1 or each.shown, allowed) for each in alone]
     with ThreadPoolExecutor(2) as pool:

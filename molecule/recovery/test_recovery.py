@@ -109,7 +109,7 @@ def subjects(of: Dict[str, str]) -> int:
 def schema() -> Iterator[str]:
     """The registry is in use, while somebody looks at the process list all the time."""
     watcher = (
-        "rm -f /tmp/seen; (while :; do for p in /proc/[0-9]*/cmdline; do tr '\\0' ' ' <$p; done 2>/dev/null"
+        "rm -f /tmp/seen; (while :; do { cat /proc/[0-9]*/cmdline || true; } 2>/dev/null | tr '\\0' ' '"
         f" | grep -c '{PASSPHRASE[:20]}[{PASSPHRASE[20]}]' >>/tmp/seen || true; sleep 0.2; done) >/dev/null 2>&1 & echo $!"
     )
     watching = machine(watcher, user="root").split()[-1]
