@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import ExitStack, closing
-from typing import List
+from typing import Any, List
 
 import pytest
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import lock
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import fingerprint, lock, look
 from support.migrations import LEDGER, Release
 from support.postgres import Database
 from support.process import Run
@@ -128,3 +128,27 @@ def test_a_ledger_that_somebody_else_makes_meanwhile_is_used(release: Release, e
         answer = run.answer(PATIENCE)
     assert "failed" not in answer, answer
     assert release.versions() == [1, 2]
+
+
+# Looks
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_look_sees_no_ledger_and_schema_that_do_not_belong_together(release: Release, monkeypatch: pytest.MonkeyPatch, before: int) -> None:
+    release.add_tables(1, 3)
+    fingerprints = {tuple(range(1, version + 1)): release.migrate(version)["fingerprint"] for version in (1, 2, 3)}
+    release.migrate(before, allow_revert=True)
+    if not before:
+        release.database.execute(f"drop table {LEDGER}, {LEDGER}_history")
+    take = fingerprint.take
+
+    def late(*arguments: Any) -> Any:
+        monkeypatch.setattr(fingerprint, "take", take)
+        release.migrate()
+        return take(*arguments)
+
+    # Somebody migrates once the ledger was looked at, and the schema was not.
+    monkeypatch.setattr(fingerprint, "take", late)
+    seen = look.look_around(release.target(), LEDGER, with_rows=True)
+    assert seen["fingerprint"] == fingerprints[tuple(row[0] for row in seen["rows"])]
+    assert seen["ledger_exists"]

@@ -27,7 +27,7 @@ Data = t.Dict[str, t.Any]
 def look(
     target: Target, ledger_table: str, with_rows: bool = False, must_be_writable: bool = False, with_proofs: bool = False
 ) -> Data:
-    """Where a database stands, in three messages; nothing is written.
+    """Where a database stands, in four messages; nothing is written.
 
     :param with_rows: whether every row of the ledger is wanted. Otherwise none travels: who has the files can tell them from
         the ledger's versions and its digest. Unfinished ones always do.
@@ -70,18 +70,27 @@ def _look(session: Session, ledger_table: str, with_rows: bool, must_be_writable
     ledger = Ledger(session, ledger_table)
     if must_be_writable:
         session.must_be_writable()
-    seen: Data = {"ledger_exists": ledger.exists, "server_version": session.server_version, "rows": []}
-    if ledger.exists:
-        summary = None if with_rows else ledger.summary()
-        if summary and summary.clean:
-            seen.update(rows=None, versions=_pack(summary.versions), ledger=summary.release)
-        else:
-            seen["rows"] = [
-                [row.version, row.checksum.hex(), row.success, row.description, row.reverting] for row in read_rows(session, ledger)
-            ]
-    found = fingerprint.take(session, ledger.name if ledger.exists else None)
-    seen["fingerprint"] = found.digest
-    return seen, found, ledger
+    # The two are asked after one by one: a migration that was committed in between would be in the schema and not in the ledger, as if it had
+    # drifted. No snapshot helps, since the functions that tell definitions do not heed it.
+    recorded = _recorded(session, ledger, with_rows)
+    while True:
+        found = fingerprint.take(session, ledger.name if ledger.exists else None)
+        if not ledger.exists:
+            ledger.resolve()
+        before, recorded = recorded, _recorded(session, ledger, with_rows)
+        if recorded == before:
+            break
+    return {"server_version": session.server_version, "fingerprint": found.digest, **recorded}, found, ledger
+
+
+def _recorded(session: Session, ledger: Ledger, with_rows: bool) -> Data:
+    if not ledger.exists:
+        return {"ledger_exists": False, "rows": []}
+    summary = None if with_rows else ledger.summary()
+    if summary and summary.clean:
+        return {"ledger_exists": True, "rows": None, "versions": _pack(summary.versions), "ledger": summary.release}
+    rows = [[row.version, row.checksum.hex(), row.success, row.description, row.reverting] for row in read_rows(session, ledger)]
+    return {"ledger_exists": True, "rows": rows}
 
 
 def _pack(versions: bytes) -> str:
