@@ -102,7 +102,7 @@ def test_twice_where_much_sql_may_have_to_travel(release: Release, tmp_path: Pat
     assert (executions(version="3", allow_revert=True), release.versions()) == (2, [1, 2, 3])
 
 
-def test_a_converged_database_costs_one_connection_and_three_messages(release: Release, relay: Relay, tmp_path: Path) -> None:
+def test_a_converged_database_costs_one_connection_and_four_messages(release: Release, relay: Relay, tmp_path: Path) -> None:
     release.add_tables(1, 5)
     release.migrate()
     Playbooks(tmp_path / "playbooks").run([task(release, MIGRATION, login_unix_socket=str(relay.directory))])
