@@ -4,9 +4,9 @@
     host.py remove NAME
 
 The image is one of Debian's releases, made here from Debian's own packages, or a reference to a registry; that one must have
-systemd, python3 and sudo. What has been done is printed: `created`, `started`, `removed`, or nothing.
+systemd, sshd, python3 and sudo. What has been done is printed: `created`, `started`, `removed`, or nothing.
 
-With --user, somebody of that name who may use sudo can log in over SSH. The file ssh_config in the host's directory
+Root can log in over SSH, or --user, who is made for that and may use sudo. The file ssh_config in the host's directory
 (.ansible/machines/NAME) says how: `ssh -F .ansible/machines/NAME/ssh_config NAME`.
 """
 
@@ -35,13 +35,15 @@ Host {name}
 """
 
 # The keys of an image would be the same on every host.
-ADD_USER = """\
+ADMIT = """\
 set -eu
-useradd --create-home --shell /bin/bash {user}
-echo '{user} ALL=(ALL:ALL) NOPASSWD: ALL' >/etc/sudoers.d/{user}
-mkdir -m 0700 /home/{user}/.ssh
-cat >/home/{user}/.ssh/authorized_keys
-chown -R {user}: /home/{user}/.ssh
+if ! getent passwd {user} >/dev/null; then
+    useradd --create-home --shell /bin/bash {user}
+    echo '{user} ALL=(ALL:ALL) NOPASSWD: ALL' >/etc/sudoers.d/{user}
+fi
+mkdir -p -m 0700 ~{user}/.ssh
+cat >~{user}/.ssh/authorized_keys
+chown -R {user}: ~{user}/.ssh
 rm -f /etc/ssh/ssh_host_*
 ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key
 systemctl restart ssh
@@ -70,21 +72,20 @@ def create(arguments: argparse.Namespace) -> str:
             done = "created"
             podman.start(name, image(arguments.image, arguments.kind), arguments.hostname or name)
             podman.boot(name)
-            if arguments.user:
-                add_user(name, arguments.user, directory)
-        if done and arguments.user:
+            admit(name, arguments.user, directory)
+        if done:
             # Another start, another address.
             write_ssh_config(name, arguments.user, directory)
     return done
 
 
-def add_user(name: str, user: str, directory: Path) -> None:
-    """Let a user with sudo log in over SSH, with a key made for this host alone."""
+def admit(name: str, user: str, directory: Path) -> None:
+    """Let a user log in over SSH, with a key made for this host alone."""
     key = directory / "id_ed25519"
     key.unlink(missing_ok=True)
     output("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", user, "-f", str(key))
     public = key.with_suffix(".pub").read_text(encoding="ascii")
-    output("podman", "exec", "--interactive", name, "sh", "-c", ADD_USER.format(user=user), text=public)
+    output("podman", "exec", "--interactive", name, "sh", "-c", ADMIT.format(user=user), text=public)
 
 
 def write_ssh_config(name: str, user: str, directory: Path) -> None:
@@ -114,7 +115,7 @@ def main() -> None:
     creating.add_argument("--image", default="debian-13", help=f"{', '.join(DEBIAN)}, or a reference to a registry")
     creating.add_argument("--kind", default="host", choices=[*KINDS], help="what is installed already, in an image made here")
     creating.add_argument("--hostname")
-    creating.add_argument("--user", help="who logs in over SSH")
+    creating.add_argument("--user", default="root", help="who logs in over SSH")
     creating.set_defaults(run=create)
     removing = verbs.add_parser("remove")
     removing.set_defaults(run=remove)
