@@ -220,23 +220,52 @@ def test_a_page_is_damaged(schema: str) -> None:
     note("a damaged page", started, "none")
 
 
-def test_the_archive_is_unreachable(schema: str, release: Path) -> None:
-    machine(f"mv {REPOSITORY} {REPOSITORY}.away", user="root")
+def archiving_fails() -> None:
+    """The application goes on, and its log does not arrive any more."""
     written(10)
-    before = counted()
     psql("select pg_switch_wal()")
     for _attempt in range(100):
         if psql("select last_failed_time > coalesce(last_archived_time, '-infinity') from pg_stat_archiver") == "t":
             break
         time.sleep(0.3)
     assert "FAILS: the server log says why" in type_in("see_archive")
-    assert "The repository of production is gone or cannot be reached" in deploy(release, fails=True)
-    assert (counted(), fingerprint()) == (before, schema)
-    machine(f"mv {REPOSITORY}.away {REPOSITORY}", user="root")
+
+
+def archive_is_back(disaster: str) -> None:
+    """What waited has arrived, and nothing was lost."""
+    before = counted()
     started = time.monotonic()
     type_in("archive_back")
     assert psql("select count(*) from pg_ls_archive_statusdir() where name like '%.ready'") == "0"
-    note("the archive cannot be reached", started, "none")
+    assert counted() == before
+    note(disaster, started, "none")
+
+
+def test_the_archive_is_unreachable(schema: str, release: Path) -> None:
+    machine(f"mv {REPOSITORY} {REPOSITORY}.away", user="root")
+    archiving_fails()
+    before = counted()
+    assert "The repository of production is gone or cannot be reached" in deploy(release, fails=True)
+    assert (counted(), fingerprint()) == (before, schema)
+    machine(f"mv {REPOSITORY}.away {REPOSITORY}", user="root")
+    archive_is_back("the archive cannot be reached")
+
+
+def test_the_archive_is_full(schema: str, release: Path) -> None:
+    # The repository moves to a small disk, and home again in the end.
+    machine(f"mv {REPOSITORY} {REPOSITORY}.away; mkdir {REPOSITORY}", user="root")
+    run("podman", "exec", "--privileged", "--user", "root", MACHINE, "mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", REPOSITORY)
+    machine(f"cp -a {REPOSITORY}.away/. {REPOSITORY}; ! dd if=/dev/zero of={REPOSITORY}/ballast bs=4k status=none", user="root")
+    archiving_fails()
+    before = counted()
+    assert "backup: archiving fails" in deploy(release, fails=True)
+    assert (counted(), fingerprint()) == (before, schema)
+    machine(f"rm {REPOSITORY}/ballast", user="root")
+    archive_is_back("the archive is full")
+    machine(f"rm -rf {REPOSITORY}.away; cp -a {REPOSITORY} {REPOSITORY}.home", user="root")
+    run("podman", "exec", "--privileged", "--user", "root", MACHINE, "umount", REPOSITORY)
+    machine(f"rmdir {REPOSITORY}; mv {REPOSITORY}.home {REPOSITORY}", user="root")
+    archived()
 
 
 KILLER = """
