@@ -61,7 +61,8 @@ class ActionModule(ControllerAction):
         else:
             # Where the ledger is known to hold what the files do not tell, its rows come with the first answer.
             with_rows = bool(params["repair"]) or params["missing"] == "ignore"
-            request = {"must_be_writable": True, "with_rows": with_rows, "with_proofs": params["prove"]}
+            is_compared = bool(params["prove"] or params["known_fingerprints"])
+            request = {"must_be_writable": True, "with_rows": with_rows, "with_proofs": params["prove"], "is_compared": is_compared}
             files, everything, seen, rows = self.look(params, directories, request)
         reverting = plan.may_revert(rows, wanted, policy)
         if reverting:

@@ -516,7 +516,8 @@ def _answer(module: AnsibleModule, request: picture.Data) -> picture.Data:
     if module.check_mode or request.get("look_first"):
         seen = prediction.NOTHING
         if not (module.check_mode and params["assume_empty"]):
-            seen = look(target, params["ledger_table"], True, True, params["prove"])
+            is_compared = bool(params["prove"] or params["known_fingerprints"])
+            seen = look(target, params["ledger_table"], True, True, params["prove"], is_compared)
         rows = picture.rows_of(seen, ()) or []
         foreseen = prediction.foresee(
             *(carried, seen, rows, version, policy, explain), params["allow_transaction_control"], params["known_fingerprints"]

@@ -25,19 +25,26 @@ Data = t.Dict[str, t.Any]
 
 
 def look(
-    target: Target, ledger_table: str, with_rows: bool = False, must_be_writable: bool = False, with_proofs: bool = False
+    target: Target,
+    ledger_table: str,
+    with_rows: bool = False,
+    must_be_writable: bool = False,
+    with_proofs: bool = False,
+    is_compared: bool = False,
 ) -> Data:
-    """Where a database stands, in four messages; nothing is written.
+    """Where a database stands, in three messages; nothing is written.
 
     :param with_rows: whether every row of the ledger is wanted. Otherwise none travels: who has the files can tell them from
         the ledger's versions and its digest. Unfinished ones always do.
     :param must_be_writable: whether a database that cannot be migrated is an error.
     :param with_proofs: whether to tell what is known of the way back, in two messages more.
+    :param is_compared: whether the fingerprint is compared with another database's, and so must be that of what the ledger tells
+        even if somebody migrates meanwhile; in a message more.
     :returns: what picture.rows_of understands, and the fingerprint.
     :raises MigrationError: if it cannot be looked at.
     """
     with _looking(target) as session:
-        seen, _found, ledger = _look(session, ledger_table, with_rows, must_be_writable)
+        seen, _found, ledger = _look(session, ledger_table, with_rows, must_be_writable, is_compared)
         if with_proofs:
             known = proofs.read(session, ledger)
             begun = proofs.unfinished(known, read_rows(session, ledger)) if known.begun else None
@@ -51,7 +58,7 @@ def look_around(target: Target, ledger_table: str, with_rows: bool = False, expe
     :param expected_fingerprint: a fingerprint's text, to be told the difference to it.
     """
     with _looking(target) as session:
-        seen, found, ledger = _look(session, ledger_table, with_rows, False)
+        seen, found, ledger = _look(session, ledger_table, with_rows, False, True)
         seen.update(
             fingerprint_text=found.text,
             known=proofs.told(proofs.read(session, ledger)),
@@ -66,15 +73,19 @@ def look_around(target: Target, ledger_table: str, with_rows: bool = False, expe
     return seen
 
 
-def _look(session: Session, ledger_table: str, with_rows: bool, must_be_writable: bool) -> t.Tuple[Data, fingerprint.Fingerprint, Ledger]:
+def _look(
+    session: Session, ledger_table: str, with_rows: bool, must_be_writable: bool, is_compared: bool
+) -> t.Tuple[Data, fingerprint.Fingerprint, Ledger]:
     ledger = Ledger(session, ledger_table)
     if must_be_writable:
         session.must_be_writable()
-    # The two are asked after one by one: a migration that was committed in between would be in the schema and not in the ledger, as if it had
-    # drifted. No snapshot helps, since the functions that tell definitions do not heed it.
     recorded = _recorded(session, ledger, with_rows)
     while True:
         found = fingerprint.take(session, ledger.name if ledger.exists else None)
+        if not is_compared:
+            break
+        # A migration that was committed in between would be in the schema and not in the ledger, as if the schema had drifted. No snapshot
+        # helps, since the functions that tell definitions do not heed it.
         if not ledger.exists:
             ledger.resolve()
         before, recorded = recorded, _recorded(session, ledger, with_rows)
