@@ -15,15 +15,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from deploy import against_role
+from deploy import against_role, fresh
 from fleet import fleet
 from lab import Lab
 from measure import Row, table
 from rows import BENCHMARKS, Extent, benchmark
 
-# A rollout over hundreds of databases takes an hour, so it runs where it is named.
+# A rollout over hundreds of databases takes an hour, and a fresh machine a container, so these run where they are named.
 USUAL = (*BENCHMARKS,)
 benchmark(fleet)
+benchmark(fresh)
 
 
 def main() -> int:
@@ -32,7 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").splitlines()[0], epilog=f"benchmarks:\n{names}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="BENCHMARK", help="what to measure; everything below but fleet, if none is named")
+    parser.add_argument("names", nargs="*", metavar="BENCHMARK", help="what to measure; everything below but fleet and fresh, if none is named")
     parser.add_argument("--pairs", type=int, help="runs of each kind, instead of as many as it takes for a steady median")
     parser.add_argument("--scale", type=float, default=1.0, help="a fraction of the usual number of migrations, to try things out")
     parser.add_argument(

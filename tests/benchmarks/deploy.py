@@ -1,4 +1,4 @@
-"""A second `make deploy` against a second run of the role geerlingguy.postgresql, on one fresh machine with one Ansible."""
+"""`make deploy` on a fresh machine; a second one against a second run of the role geerlingguy.postgresql, with the same Ansible."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from lab import Lab
 from machine import Machine, MachineError, configure_podman, output
 from measure import Row, ratios, rounds
 from rows import Extent
@@ -35,6 +36,30 @@ PLAY = (
     f"cd {REGISTRY} && ANSIBLE_INJECT_FACT_VARS=true ANSIBLE_ROLES_PATH={PEER}/roles"
     f" .venv/bin/ansible-playbook --inventory localhost, --connection local {PEER}/playbook.json"
 )
+
+
+def fresh(_lab: Lab, extent: Extent) -> Iterator[Row]:
+    """`make deploy` of one fresh host, from the packages to the verified migrations, and once more."""
+    deploy = f"{DEPLOY} ARGS='--limit staging'"
+    measured = []
+    with tempfile.TemporaryDirectory() as scratch:
+        configure_podman(Path(scratch))
+        checkout = clone(Path(scratch))
+        for _round in range(extent.rounds(3)):
+            with Machine(SUITE) as machine:
+                machine.receive(checkout, REGISTRY, "root")
+                machine.must(f"cd {REGISTRY} && make setup")
+                first = machine.must(deploy)
+                measured.append((first.seconds, _tasks(first.text), _nothing_to_do(machine, deploy)))
+    yield Row("`make deploy` of a fresh host", tuple(seconds for seconds, _unused, _unused in measured), unit=" s")
+    yield Row("`make deploy` of a fresh host, tasks that ran", tuple(tasks for _unused, tasks, _unused in measured))
+    yield Row("`make deploy` of that host, again", tuple(again for _unused, _unused, again in measured), unit=" s")
+
+
+def _tasks(text: str) -> int:
+    """How many tasks ran on the one host of a play."""
+    (ran,) = re.findall(r"^\S+\s+: ok=(\d+)\s", text, re.MULTILINE)
+    return int(ran)
 
 
 def against_role(role: Path, extent: Extent) -> Iterator[Row]:
