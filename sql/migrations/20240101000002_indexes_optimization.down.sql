@@ -12,6 +12,8 @@ drop table public.maintenance_runs;
 drop index public.compatibility_checks_subject_idx;
 drop index public.validation_history_slow_recent_idx;
 drop index public.validation_history_slow_idx;
+alter table public.schemas alter column subject set statistics -1;
+drop statistics public.schemas_tags_stats;
 drop statistics public.schemas_search_stats;
 drop index public.schemas_deleted_at_idx;
 drop index public.schemas_containment_idx;

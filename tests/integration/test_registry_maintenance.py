@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
+from collections import deque
 from contextlib import closing
 from typing import Any, Callable, Dict, List
 
@@ -74,6 +76,27 @@ def test_batches_are_transactions_of_their_own(filled: Database) -> None:
         connection.cancel()
         purging.join()
     assert 0 < backlog(filled)["validation_history"] < before
+
+
+def test_the_planner_knows_how_small_a_batch_is(filled: Database) -> None:
+    """Or it would take a batch for all that is old, and read whatever index it likes from end to end."""
+    filled.execute("""
+        insert into validation_history (schema_id, data_hash, valid, duration_ms, validated_at)
+        select (select id from schemas limit 1), repeat('0', 64), true, 1, now() - interval '91 days' - n * interval '1 minute'
+        from generate_series(1, 20000) as n
+    """)
+    filled.execute("analyze validation_history")
+    with closing(filled.connect(user="postgres")) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+        cursor.execute("load 'auto_explain'; set auto_explain.log_min_duration = 0; set auto_explain.log_nested_statements = on")
+        cursor.execute("set auto_explain.log_level = notice")
+        connection.notices = deque()  # its own list keeps the last fifty
+        cursor.execute("call purge_history('validation_history', 90, batch_size => 1000)")
+        plans = [notice for notice in connection.notices if "Delete on" in notice]
+    assert len(plans) >= 20
+    for plan in plans:
+        assert "validation_history_pkey" in plan, plan
+        assert int(re.findall(r"Scan .*rows=(\d+)", plan)[0]) < 3000, plan
 
 
 def test_deleted_schemas_go_with_all_that_is_theirs(filled: Database) -> None:
