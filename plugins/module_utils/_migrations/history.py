@@ -26,6 +26,9 @@ PROVE = "prove"
 STAIRWAY = "stairway"
 TRIAL = "trial"
 
+# The actions that run a file. A proof stands beside the newest version as well, and is not that version's own beginning.
+_SCRIPTS = ", ".join(map(literal, (records.APPLY, records.REVERT)))
+
 # An identifier holds 63 bytes; the longest ledger name still gets a side table of its own.
 _SUFFIX = "_history"
 _STEM_BYTES = 63 - len(_SUFFIX)
@@ -136,18 +139,16 @@ class History:
         wanted = ", ".join(str(version) for version in versions)
         return dict(
             self._session.rows(
-                "select distinct on (version) version, action from {0} where outcome = {1} and action <> {2}"
-                " and version in ({3}) order by version, at desc".format(
-                    self.table.sql, literal(BEGUN), literal(STATEMENT), wanted or "null"
-                )
+                "select distinct on (version) version, action from {0} where outcome = {1} and action in ({2})"
+                " and version in ({3}) order by version, at desc".format(self.table.sql, literal(BEGUN), _SCRIPTS, wanted or "null")
             )
         )
 
     def failed(self, version: int) -> bool:
         """Whether the last that is known of a version is an error, and not that the run was cut off."""
         outcomes = self._session.rows(
-            "select outcome from {0} where version = {1} and action not in ({2}, {3}) order by at desc limit 1".format(
-                self.table.sql, version, literal(STAIRWAY), literal(TRIAL)
+            "select outcome from {0} where version = {1} and action in ({2}, {3}) order by at desc limit 1".format(
+                self.table.sql, version, _SCRIPTS, literal(STATEMENT)
             )
         )
         return outcomes == [(FAILED,)]
@@ -158,8 +159,8 @@ class History:
             bytes(digest)
             for (digest,) in self._session.rows(
                 "select digest from {0} where version = {1} and action = {2} and outcome = {3} and at > (select max(at)"
-                " from {0} where version = {1} and outcome = {4} and action <> {2}) order by position".format(
-                    self.table.sql, version, literal(STATEMENT), literal(DONE), literal(BEGUN)
+                " from {0} where version = {1} and outcome = {4} and action in ({5})) order by position".format(
+                    self.table.sql, version, literal(STATEMENT), literal(DONE), literal(BEGUN), _SCRIPTS
                 )
             )
         ]

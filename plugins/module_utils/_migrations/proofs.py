@@ -105,11 +105,11 @@ def read(session: Session, ledger: Ledger) -> Known:
 
 def unfinished(known: Known, rows: t.Sequence[records.Row]) -> t.Optional[Begun]:
     """The proof that was cut off and can still be finished: without what it applied, the ledger is what it was before."""
-    versions = frozenset().union(*(each.versions for each in known.begun)) if known.begun else frozenset()
-    there = versions.intersection(row.version for row in rows)
-    before = checksum.installed(row for row in rows if row.version not in versions)
-    for each in known.begun[:1]:
-        if there and each.installed == before:
+    for position, each in enumerate(known.begun):
+        # Where the ledger was taken elsewhere since (a rollback, a repair), what was begun before that is out of reach.
+        versions = each.versions.union(*(later.versions for later in known.begun[position:]))
+        there = versions.intersection(row.version for row in rows)
+        if there and each.installed == checksum.installed(row for row in rows if row.version not in versions):
             return each._replace(versions=there)
     return None
 
