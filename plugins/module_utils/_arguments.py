@@ -55,7 +55,7 @@ MIGRATION: t.Dict[str, t.Any] = dict(
     ignored_chars={"type": "str", "default": ""},
     assume_empty={"type": "bool", "default": False},
     prove={"type": "bool", "default": False},
-    undo={"type": "list", "elements": "int", "default": []},
+    undo={"type": "list", "elements": "int"},
     return_on_failure={"type": "bool", "default": False},
     ways_back={"type": "dict", "default": {}},
     known_fingerprints={"type": "dict", "default": {}},
@@ -119,7 +119,7 @@ def policy(params: t.Mapping[str, t.Any]) -> Policy:
         frozenset(params["repair"]),
         params["baseline"],
         params["transaction"],
-        frozenset(params["undo"]),
+        None if params["undo"] is None else frozenset(params["undo"]),
     )
 
 

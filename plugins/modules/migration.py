@@ -141,11 +141,10 @@ options:
     default: false
   undo:
     description:
-      - Revert exactly these versions, where they are applied, and apply nothing. Later ones stay.
+      - Revert exactly these versions, where they are applied, and apply nothing. Later ones stay. With an empty list nothing is done.
       - For taking back what one run applied.
     type: list
     elements: int
-    default: []
   return_on_failure:
     description:
       - Whether a run that fails reverts what it applied before, newest first. It does so only if O(ways_back) has every one of them, and

@@ -13,7 +13,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import pytest
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import lock, outside
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.errors import ExecutionError, LockError
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.errors import ExecutionError, LockError, MigrationError
 from support.migrations import HISTORY, LEDGER, Release
 from support.postgres import Database
 
@@ -149,6 +149,16 @@ def test_a_lock_leaked_by_an_idle_session_is_explained_and_can_be_ended(release:
         assert "An idle session keeps the lock" in error.value.recovery
         assert "pg_terminate_backend" in error.value.recovery
         assert release.migrate(end_idle_lock_holder=0.1)["changed"]
+
+
+def test_a_lock_that_may_not_be_ended_is_one_clear_error(release: Release) -> None:
+    release.add_tables(1, 1)
+    # Who sees that a superuser's session is idle may still not end it.
+    release.database.server.execute(f"grant pg_read_all_stats to {release.database.owner}")
+    with session(release.database, f"select pg_advisory_lock({sqlx_key(release.database)})", user="postgres"):
+        for run in (release.migrate, release.roll_out):
+            with pytest.raises(MigrationError, match="SQLSTATE 42501"):
+                run(end_idle_lock_holder=0.1)
 
 
 def test_the_lock_of_another_database_is_no_obstacle(release: Release) -> None:

@@ -378,6 +378,17 @@ def test_a_wrong_table_at_the_ledgers_name_is_left_alone(release: Release, made:
     assert release.database.dump() == before
 
 
+def test_a_row_without_a_checksum_is_a_changed_file(release: Release) -> None:
+    release.add_tables(1, 2)
+    release.migrate()
+    release.database.execute(f"alter table {LEDGER} alter checksum drop not null; update {LEDGER} set checksum = null where version = 1")
+    for verb in (release.migrate, release.predict):
+        with pytest.raises(PlanError, match=r"1 \(table\): recorded nothing, file "):
+            verb()
+    assert release.info()["current_version"] == 2
+    assert release.migrate(repair=frozenset({1}))["changed"]
+
+
 def test_the_ledger_stays_where_search_path_does_not(release: Release) -> None:
     release.database.execute("create schema app")
     release.add("1_path", "select set_config('search_path', '', false);")

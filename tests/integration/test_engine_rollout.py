@@ -183,6 +183,63 @@ def test_exactly_these_versions_are_undone(proven: Release) -> None:
     assert not proven.migrate(undo=frozenset({2}))["changed"]
 
 
+def test_to_undo_nothing_is_not_to_migrate(proven: Release) -> None:
+    proven.add_tables(3, 3)
+    assert not proven.migrate(undo=frozenset())["changed"]
+    assert proven.versions() == [1, 2]
+
+
+def test_what_cannot_be_in_one_transaction_is_not_undone_in_one(release: Release) -> None:
+    release.add("1_table", "create table t1 (id int); create index i1 on t1 (id);", "drop table t1;")
+    release.add("2_index", "create index i2 on t1 (id);", "-- no-transaction\ndrop index concurrently i2;")
+    assert release.roll_out(prove=True, transaction="all")["proved"] == [1, 2]
+    with pytest.raises(MigrationError, match="transaction=all cannot hold"):
+        release.migrate(undo=frozenset({1, 2}), transaction="all")
+    assert release.versions() == [1, 2]
+
+
+def test_a_way_back_that_fails_is_said_and_what_is_there_as_well(proven: Release) -> None:
+    proven.add("3_table", "create table t3 (id int);", "drop table t4;")
+    proven.add("4_more", "create table t5 (id int);", "drop table t5;")
+    with pytest.raises(MigrationError) as failed:
+        proven.roll_out(prove=True)
+    assert failed.value.message.startswith("The way back does not work: ")
+    assert failed.value.recovery.startswith(
+        "Still applied, without a proven way back: 3. Of this run, reverted 4. The way back of 3 was rolled back whole."
+    )
+    partial = failed.value.failed["partial"]
+    assert [entry["version"] for entry in partial["applied"]] == [3, 4]
+    assert [entry["version"] for entry in partial["reverted"]] == [4]
+    assert (partial["to_version"], proven.versions()) == (3, [1, 2, 3])
+
+
+def test_a_proof_continues_a_file_in_the_middle(proven: Release) -> None:
+    proven.add(
+        "3_outside",
+        "-- no-transaction\ninsert into t2 values (7);\ncreate unique index concurrently u1 on t1 (id);\ncreate table t3 (id int);\n",
+        "drop table t3; drop index u1;",
+    )
+    proven.database.execute("insert into t1 values (1), (1)")
+    for _again in range(2):
+        with pytest.raises(MigrationError, match="could not create unique index"):
+            proven.roll_out(prove=True)
+    proven.database.execute("delete from t1")
+    assert proven.roll_out(prove=True)["proved"] == [3]
+    # Once, and once more for the proof.
+    assert proven.database.execute("select count(*) from t2") == [(2,)]
+
+
+def test_a_proof_begins_anew_where_an_older_one_is_out_of_reach(proven: Release) -> None:
+    script = proven.add("3_table", "create table t3 (id int); select 1 / 0;", "drop table t3;")
+    with pytest.raises(MigrationError):
+        proven.roll_out(prove=True)
+    proven.migrate(1, allow_revert=True)
+    (proven.migrations / "2_table.up.sql").write_text("create table t2 (id bigint);")
+    script.write_text("create table t3 (id int);")
+    assert proven.roll_out(prove=True)["proved"] == [2, 3]
+    assert proven.info()["proven"]
+
+
 def test_another_run_waits_for_the_whole_proof(proven: Release, monkeypatch: pytest.MonkeyPatch) -> None:
     proven.add_tables(3, 3)
     undo = rollout.Rollout._undo

@@ -17,20 +17,19 @@ import typing as t
 from . import fingerprint, outside, plan, proofs, scripts, statements
 from .commits import Closing, CommitFailed, Commits
 from .errors import ExecutionError, LockError, MigrationError, PlanError
-from .failure import Description, Where, describe
+from .failure import NOT_COMMITTED, NOT_VERIFIED, Description, Where, describe
 from .history import BEGUN, FAILED, Entry, History, entry, nanoseconds, read_rows
 from .ledger import Ledger
 from .lock import AdvisoryLock
 from .rehearsal import Rehearsal, Rehearsed
 from .release import Release
 from .sender import TRANSIENT, Sender, pause
-from .session import ServerError, Session, identifier
+from .session import ServerError, Session, create_schemas
 from .source import Migration, Script
 
 _UNIQUE_VIOLATION = "23505"
 
 _SAVEPOINT = "schema_registry_verify"
-_NOT_VERIFIED = "its verification failed"
 _NOTICES_MAX = 50
 
 
@@ -129,7 +128,7 @@ class Executor:
         try:
             with self._reported(Where()):
                 _rows, planned, _waited = self._plan()
-                return tuple(Rehearsal(self._sender, self._release).run(planned))
+                return tuple(Rehearsal(self._sender, self._release, self._options.create_schemas, self._together).run(planned))
         finally:
             self._close()
 
@@ -150,6 +149,7 @@ class Executor:
 
     def _plan(self) -> t.Tuple[t.List[plan.Row], plan.Plan, float]:
         self._session.must_be_writable()
+        self._session.run(self._session.reset)
         self._ledger = Ledger(self._session, self._options.ledger_table)
         waited = self._lock.acquire(self._options.advisory_lock_timeout, self._options.end_idle_lock_holder)
         # Whoever held the lock before may have made the ledger.
@@ -177,9 +177,8 @@ class Executor:
         return Outcome(tuple(rows), planned, self.done, waited, before or after, after)
 
     def _make_tables(self) -> None:
-        schemas = ["create schema if not exists " + identifier(schema) for schema in self._options.create_schemas]
-        if schemas:
-            self._make(lambda: self._session.run(";".join(schemas)))
+        if self._options.create_schemas:
+            self._make(lambda: self._session.run(create_schemas(self._options.create_schemas)))
         if not self._ledger.exists:
             self._make(self._ledger.create)
         self._history = History(self._session, self._ledger, self._release.digest, self._options.controller)
@@ -290,7 +289,7 @@ class Executor:
         self._must_be_inside(step, script)
         closing = ""
         if migration.verify and step.action == plan.APPLY:
-            with self._reported(Where(step, migration.verify, _NOT_VERIFIED, before=(script.text,))):
+            with self._reported(Where(step, migration.verify, NOT_VERIFIED, before=(script.text,), began=began)):
                 self._sender.send(("" if self._session.in_transaction else "begin;") + "savepoint " + _SAVEPOINT)
                 self._sender.send(migration.verify.content)
             closing = "rollback to {0};".format(_SAVEPOINT)
@@ -364,7 +363,7 @@ class Executor:
                     self._sender, self._history, step.version, position, parts[position], interrupted and position == finished
                 )
         if migration.verify and step.action == plan.APPLY:
-            with self._reported(Where(step, migration.verify, _NOT_VERIFIED)):
+            with self._reported(Where(step, migration.verify, NOT_VERIFIED)):
                 self._sender.in_turn("begin read only", migration.verify.text)
                 self._session.rollback()
         seconds = time.monotonic() - began
@@ -394,7 +393,7 @@ class Executor:
         try:
             self._commits.begin(opening)
         except CommitFailed as failed:
-            with self._reported(Where(failed.step.done.step, failed.step.script, "its commit failed")):
+            with self._reported(Where(failed.step.done.step, failed.step.script, NOT_COMMITTED)):
                 raise failed.error from None
 
     @property
@@ -413,7 +412,7 @@ class Executor:
     @contextlib.contextmanager
     def _reported(self, where: Where) -> t.Iterator[None]:
         """Turn what the server says into an error that says where, who blocks, and what state the database is in."""
-        began = time.monotonic()
+        began = time.monotonic() if where.began is None else where.began
         try:
             yield
         except ServerError as error:
@@ -428,7 +427,9 @@ class Executor:
             raise ExecutionError(error.message, error.failed, self._state(Where()) + " " + error.recovery) from error
 
     def _may_retrace(self, where: Where) -> bool:
-        return where.script is not None and not where.script.no_transaction and not self._together
+        # What fails at the commit only is not found by running the statements again.
+        alone = where.script is not None and not where.script.no_transaction and not self._together
+        return alone and where.what != NOT_COMMITTED
 
     def _record_failure(self, where: Where, found: Description) -> None:
         if where.step is None or self._session.lost:
@@ -443,17 +444,20 @@ class Executor:
         done = [] if self._together else [each.step for each in self._commits.done]
         if done:
             state = "Of this run, {0}.".format("; ".join("{0} {1}".format(_PAST[each.action], each.version) for each in done))
-        else:
+        elif self._policy.undo is None:
             state = "Nothing of this run is in the database."
+        else:
+            state = "Nothing was taken back."
         if where.script is None or where.step is None:
             return state + " Run again once the cause is gone."
-        if where.script.no_transaction or (where.what == _NOT_VERIFIED and not where.before):
+        if where.script.no_transaction or (where.what == NOT_VERIFIED and not where.before):
             return (
                 state + " Version {0} is unfinished (success = false in the ledger): its statements before this one are done,"
                 " and sqlx will not touch the database meanwhile. Correct what is named above, from this statement on, and run"
                 " again: it continues here."
             ).format(where.step.version)
-        return state + " Version {0} was rolled back whole. Correct what is named above and run again.".format(where.step.version)
+        rolled_back = "The way back of {0}" if where.step.action == plan.REVERT else "Version {0}"
+        return (state + " " + rolled_back + " was rolled back whole. Correct what is named above and run again.").format(where.step.version)
 
 
 _PAST = {plan.APPLY: "applied", plan.REVERT: "reverted", plan.BASELINE: "recorded", plan.REPAIR: "repaired"}

@@ -17,6 +17,10 @@ from .source import Script
 _RETRACE = 10.0
 
 
+NOT_VERIFIED = "its verification failed"
+NOT_COMMITTED = "its commit failed"
+
+
 class Where(t.NamedTuple):
     """What was being done."""
 
@@ -28,6 +32,8 @@ class Where(t.NamedTuple):
     """If only this one was sent."""
     before: t.Tuple[str, ...] = ()
     """What ran in the same transaction before the script."""
+    began: t.Optional[float] = None
+    """When that began, by time.monotonic(): where the script is run again, it is as well."""
 
 
 class Description(t.NamedTuple):
@@ -43,7 +49,7 @@ def describe(
     """Describe what the server reported.
 
     :param error: psycopg2's exception.
-    :param seconds: how long it took to fail.
+    :param seconds: how long it took to fail, and will take again.
     :param may_retrace: whether the script stands alone in its transaction, so that it can be run again and rolled back.
     :param keep_transaction: whether the caller goes on in an open transaction, which is rolled back otherwise.
     """

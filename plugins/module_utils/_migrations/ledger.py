@@ -156,7 +156,7 @@ class Ledger:
 
     def summary(self) -> Summary:
         clean, release, versions = self._session.rows(
-            "select coalesce(bool_and(success), true), encode(sha256(coalesce(string_agg(int8send(version) || checksum, ''"
+            "select coalesce(bool_and(success is true), true), encode(sha256(coalesce(string_agg(int8send(version) || checksum, ''"
             " order by version), '')), 'hex'), coalesce(string_agg(int8send(version), '' order by version), '') from " + self.name.sql
         )[0]
         return Summary(clean, release, bytes(versions))
@@ -164,17 +164,15 @@ class Ledger:
     def rows(self) -> t.List[Row]:
         """Every row, in order of version."""
         return [
-            Row(version, bytes(checksum), success, description)
-            for version, checksum, success, description in self._session.rows(
-                "select version, checksum, success, description from {0} order by version".format(self.name.sql)
-            )
+            _row(*row)
+            for row in self._session.rows("select version, checksum, success, description from {0} order by version".format(self.name.sql))
         ]
 
     def row(self, version: int) -> t.Optional[Row]:
         found = self._session.rows(
             "select version, checksum, success, description from {0} where version = {1}".format(self.name.sql, version)
         )
-        return Row(found[0][0], bytes(found[0][1]), found[0][2], found[0][3]) if found else None
+        return _row(*found[0]) if found else None
 
     def insert(self, version: int, description: str, checksum: bytes, success: bool = True) -> str:
         return (
@@ -202,6 +200,11 @@ class Ledger:
 
     def delete(self, version: int) -> str:
         return "delete from {0} where version = {1};".format(self.name.sql, version)
+
+
+def _row(version: int, checksum: t.Any, success: t.Optional[bool], description: t.Optional[str]) -> Row:
+    # sqlx's columns are never null, but somebody may have changed the table.
+    return Row(version, bytes(checksum or b""), bool(success), description or "")
 
 
 def revoke_writes(table: TableName) -> str:

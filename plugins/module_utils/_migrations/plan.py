@@ -107,12 +107,15 @@ def make(
     _check_missing(by_version, only_down, ledger, policy, warnings)
     _check_checksums(by_version, ledger, explain)
     _baseline(by_version, ledger, target, policy, steps)
-    _continue_interrupted(by_version, ledger, target, steps)
+    _continue_interrupted(by_version, ledger, target, policy, steps)
 
-    if policy.undo:
+    # To undo nothing is not to migrate.
+    if policy.undo is not None:
         undone = sorted(policy.undo.intersection(ledger), reverse=True)
         _check_reversible(by_version, undone, "To be taken back")
-        return Plan((*steps, *(Step(REVERT, version) for version in undone)), tuple(warnings))
+        steps.extend(Step(REVERT, version) for version in undone)
+        _check_one_transaction(by_version, steps, policy)
+        return Plan(tuple(steps), tuple(warnings))
 
     backward = [] if target is None else [version for version in sorted(ledger, reverse=True) if version > target]
     _check_way_back(by_version, backward, target, policy)
@@ -125,14 +128,14 @@ def make(
     _check_order(forward, max(applied, default=None), policy, warnings)
     steps.extend(Step(APPLY, version) for version in forward)
 
-    if policy.transaction == "all":
-        _check_one_transaction(by_version, steps)
+    _check_one_transaction(by_version, steps, policy)
     return Plan(tuple(steps), tuple(warnings))
 
 
 def may_revert(rows: t.Iterable[Row], target: t.Optional[int], policy: Policy) -> t.Set[int]:
     """The versions whose down scripts a plan may want."""
-    return {row.version for row in rows if row.reverting or row.version in policy.undo or (target is not None and row.version > target)}
+    undo = policy.undo or frozenset()
+    return {row.version for row in rows if row.reverting or row.version in undo or (target is not None and row.version > target)}
 
 
 def states(files: t.Sequence[File], only_down: t.AbstractSet[int], rows: t.Sequence[Row]) -> t.Dict[int, str]:
@@ -226,7 +229,7 @@ def _check_checksums(
         hint = explain(version, row.checksum)
         changed.append(
             "{0} ({1}): recorded {2}, file {3}{4}".format(
-                version, file.description, row.checksum.hex(), file.checksum.hex(), "; " + hint if hint else ""
+                version, file.description, row.checksum.hex() or "nothing", file.checksum.hex(), "; " + hint if hint else ""
             )
         )
     if changed:
@@ -263,7 +266,7 @@ def _baseline(
 
 
 def _continue_interrupted(
-    by_version: t.Mapping[int, File], ledger: t.Dict[int, Row], target: t.Optional[int], steps: t.List[Step]
+    by_version: t.Mapping[int, File], ledger: t.Dict[int, Row], target: t.Optional[int], policy: Policy, steps: t.List[Step]
 ) -> None:
     for version in sorted(ledger):
         row, file = ledger[version], by_version.get(version)
@@ -277,7 +280,7 @@ def _continue_interrupted(
                 "Nothing was changed. Find out what of the migration is in the database and undo it by hand, "
                 "then name the version in repair, with its file at hand: its row is removed and the file runs again.",
             )
-        if not row.reverting and target is not None and version > target:
+        if not row.reverting and (policy.undo is not None or (target is not None and version > target)):
             raise PlanError(
                 "Version {0} was interrupted on its way up; it must be finished before it can be reverted.".format(version),
                 {"dirty": version},
@@ -328,7 +331,9 @@ def _check_order(
     warnings.append(message)
 
 
-def _check_one_transaction(by_version: t.Mapping[int, File], steps: t.Sequence[Step]) -> None:
+def _check_one_transaction(by_version: t.Mapping[int, File], steps: t.Sequence[Step], policy: Policy) -> None:
+    if policy.transaction != "all":
+        return
     outside = [
         step.version
         for step in steps

@@ -44,7 +44,7 @@ class Policy(t.NamedTuple):
     repair: t.FrozenSet[int] = frozenset()
     baseline: t.Optional[int] = None
     transaction: str = "each"
-    undo: t.FrozenSet[int] = frozenset()
+    undo: t.Optional[t.FrozenSet[int]] = None
 
 
 DEFAULTS = Policy()

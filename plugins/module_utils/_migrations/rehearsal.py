@@ -9,12 +9,12 @@ import contextlib
 import time
 import typing as t
 
-from . import losses, plan, statements
+from . import losses, plan, scripts, statements
 from .errors import ExecutionError
-from .failure import Where, describe
+from .failure import NOT_COMMITTED, NOT_VERIFIED, Where, describe
 from .release import Release
 from .sender import Sender
-from .session import ServerError, identifier, literal
+from .session import ServerError, create_schemas, identifier, literal
 from .source import Migration, Script
 
 # From the weakest lock to the strongest; what is not among them (on tuples, say) does not matter to others.
@@ -30,6 +30,12 @@ _MODES = (
 )
 
 _SAVEPOINT = "schema_registry_rehearsal"
+
+# Constraints that can be deferred, and are not unless a file says so.
+_IMMEDIATE = """
+select quote_ident(n.nspname) || '.' || quote_ident(c.conname) from pg_constraint c join pg_namespace n on n.oid = c.connamespace
+where c.condeferrable and not c.condeferred and has_schema_privilege(n.oid, 'usage') and not pg_is_other_temp_schema(n.oid)
+"""
 _UNCHANGED = "Everything was rolled back: the database is as it was."
 
 
@@ -82,23 +88,29 @@ class Rehearsal:
     """One transaction that is never committed.
 
     :param sender: of a session that holds the advisory lock.
+    :param schemas: to be made first, where they are not there yet.
+    :param together: whether the run will be one transaction as well, in which only the last file meets a commit.
     """
 
-    def __init__(self, sender: Sender, release: Release) -> None:
+    def __init__(self, sender: Sender, release: Release, schemas: t.Sequence[str] = (), together: bool = False) -> None:
         self._sender = sender
+        self._schemas = schemas
+        self._together = together
         self._session = sender.session
         self._release = release
         self._files: t.Dict[int, int] = {}
         self._locks: t.Dict[int, int] = {}
         self._left_out: t.List[int] = []
+        self._last: t.Optional[plan.Step] = None
 
     def run(self, planned: plan.Plan) -> t.List[Rehearsed]:
         """Rehearse every step that runs SQL, in order.
 
         :raises ExecutionError: at the first statement that fails.
         """
+        self._last = planned.steps[-1] if planned.steps else None
         with _Sequences(self._sender):
-            self._sender.send("begin")
+            self._sender.send("begin;" + create_schemas(self._schemas))
             try:
                 self._files = self._relations()
                 return [self._step(step) for step in planned.steps if step.action in (plan.APPLY, plan.REVERT)]
@@ -112,13 +124,17 @@ class Rehearsal:
         script = migration.script(step.action == plan.REVERT)
         if script.no_transaction:
             return self._leave_out(step, migration, script, "it runs outside of transactions")
+        if self._ends_transaction(step, migration, script):
+            return self._leave_out(step, migration, script, "it begins or ends transactions itself")
         self._sender.send("savepoint " + _SAVEPOINT)
         stock = losses.take(self._session) if step.action == plan.REVERT else None
         try:
-            observed = tuple(self._observe(step, script, statement) for statement in statements.split(script.text))
+            observed = tuple(self._observe(step, script, statement) for statement in scripts.split(step, script))
             lost = self._lost(stock, script) if stock else ()
             if step.action == plan.APPLY:
                 self._verify(step, migration)
+            if not self._together or step == self._last:
+                self._fire_deferred(step, script)
         except ExecutionError as error:
             if not self._left_out:
                 raise
@@ -127,6 +143,18 @@ class Rehearsal:
             return self._leave_out(step, migration, script, "without {0} it fails: {1}".format(self._left_out[0], error.message))
         self._sender.send(self._session.reset)
         return Rehearsed(step, migration.description, observed, "", lost)
+
+    def _ends_transaction(self, step: plan.Step, migration: Migration, script: Script) -> bool:
+        """Whether a file would commit what shall be rolled back (allow_transaction_control lets such files pass)."""
+        sent = [script, migration.verify] if migration.verify and step.action == plan.APPLY else [script]
+        return any(statements.controls_transaction(statement) for each in sent for statement in scripts.split(step, each))
+
+    def _fire_deferred(self, step: plan.Step, script: Script) -> None:
+        """What is deferred to the commit fails now; the next file finds every constraint as its definition has it."""
+        with self._reported(Where(step, script, NOT_COMMITTED)):
+            self._sender.send("set constraints all immediate")
+        immediate = ", ".join(name for (name,) in self._session.rows(_IMMEDIATE))
+        self._sender.send("set constraints all deferred;" + ("set constraints {0} immediate".format(immediate) if immediate else ""))
 
     def _leave_out(self, step: plan.Step, migration: Migration, script: Script, why: str) -> Rehearsed:
         self._left_out.append(step.version)
@@ -175,7 +203,7 @@ class Rehearsal:
 
     def _verify(self, step: plan.Step, migration: Migration) -> None:
         if migration.verify:
-            with self._reported(Where(step, migration.verify, "its verification failed")):
+            with self._reported(Where(step, migration.verify, NOT_VERIFIED)):
                 self._sender.in_turn("savepoint schema_registry_verify", migration.verify.text, "rollback to schema_registry_verify")
 
     def _relations(self) -> t.Dict[int, int]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import typing as t
 
-from . import checksum, fingerprint, picture, plan, proofs
+from . import checksum, picture, plan, proofs
 from .errors import ExecutionError, MigrationError
 from .executor import Executor, Options, Outcome
 from .history import History, read_rows
@@ -55,6 +55,8 @@ class Rollout:
         self._options = options._replace(prove=terms.prove)
         self._terms = terms
         self._explain = explain
+        self._done: t.List[plan.Done] = []
+        """The steps of all parts that are committed so far."""
 
     def run(self) -> Data:
         """Migrate as the terms say.
@@ -71,14 +73,15 @@ class Rollout:
             with contextlib.suppress(ServerError):
                 lock.release()
             return answer
+        except ServerError as error:
+            raise self._refused(error) from error
         finally:
             self._session.close()
 
     def _run(self) -> Data:
         executor = self._executor(self._wanted, self._policy, self._options)
         try:
-            outcome = executor.run()
-            self._session = executor.session
+            outcome = self._take(executor)
             found = self._installed(outcome)
             expected = self._terms.known_fingerprints.get(found, outcome.fingerprint)
             if executor.done and outcome.fingerprint != expected:
@@ -94,8 +97,36 @@ class Rollout:
             raise
         answer = self._answer(outcome)
         if self._terms.prove:
-            answer.update(self._prove(executor, outcome))
+            try:
+                answer.update(self._prove(outcome))
+            except MigrationError as error:
+                error.failed["partial"] = self._partial(executor, None)
+                raise
         return answer
+
+    def _take(self, executor: Executor) -> Outcome:
+        """One part; what it did counts also where it fails."""
+        try:
+            return executor.run()
+        finally:
+            self._session = executor.session
+            self._done.extend(executor.done)
+
+    def _partial(self, first: Executor, found: t.Optional[str]) -> Data:
+        """What was done so far, against what the first part found.
+
+        :param found: the fingerprint now, where it is known.
+        """
+        return picture.after(self._release, first.rows, self._done, first.fingerprint_before, found)
+
+    def _refused(self, error: t.Any) -> ExecutionError:
+        """What the server says between the parts, where nothing of a migration runs."""
+        done = ", ".join("{0} {1}".format(each.step.action, each.step.version) for each in self._done) or "nothing"
+        return ExecutionError(
+            "{0} (SQLSTATE {1})".format(" ".join(str(error).split()) or "The connection was lost.", error.pgcode),
+            {"sqlstate": error.pgcode},
+            "Committed by this run: {0}. Run again once the cause is gone.".format(done),
+        )
 
     def _answer(self, outcome: Outcome) -> Data:
         answer = picture.after(self._release, outcome.before, outcome.done, outcome.fingerprint_before, outcome.fingerprint)
@@ -112,9 +143,13 @@ class Rollout:
         return Executor(self._session, self._release, wanted, policy, options, self._explain)
 
     def _undo(self, versions: t.Iterable[int]) -> Outcome:
-        """Revert exactly these."""
-        policy = self._policy._replace(undo=frozenset(versions), baseline=None, repair=frozenset())
-        return self._executor(None, policy, self._options._replace(prove=False)).run()
+        """Revert exactly these, one by one where one of them cannot be in a transaction."""
+        undo = frozenset(versions)
+        alone = any(file.down_no_transaction for file in self._release.files if file.version in undo)
+        policy = self._policy._replace(
+            undo=undo, baseline=None, repair=frozenset(), transaction="each" if alone else self._policy.transaction
+        )
+        return self._take(self._executor(None, policy, self._options._replace(prove=False)))
 
     def _ledger(self) -> Ledger:
         return Ledger(self._session, self._options.ledger_table)
@@ -127,7 +162,7 @@ class Rollout:
 
     # Staging
 
-    def _prove(self, executor: Executor, outcome: Outcome) -> Data:
+    def _prove(self, outcome: Outcome) -> Data:
         """Revert what was applied, compare, apply it again, compare, and write down that it works."""
         rows, known = self._rows(), proofs.read(self._session, self._ledger())
         begun = proofs.unfinished(known, rows)
@@ -148,6 +183,9 @@ class Rollout:
             back = self._undo(begun.versions)
         except MigrationError as error:
             error.message = "The way back does not work: " + error.message
+            reverted = {done.step.version for done in self._done if done.step.action == plan.REVERT}
+            there = sorted(begun.versions - reverted)
+            error.recovery = "Still applied, without a proven way back: {0}. {1}".format(", ".join(map(str, there)), error.recovery)
             raise
         if back.fingerprint != begun.fingerprint:
             raise ExecutionError(
@@ -157,7 +195,7 @@ class Rollout:
                 {"fingerprint_before": begun.fingerprint, "fingerprint": back.fingerprint},
                 "They were reverted, and what they left behind is still there: clean it up by hand, mend the down scripts and run again.",
             )
-        again = self._executor(self._wanted, self._policy, self._options._replace(prove=False)).run()
+        again = self._take(self._executor(self._wanted, self._policy, self._options._replace(prove=False)))
         if again.fingerprint != outcome.fingerprint:
             raise ExecutionError(
                 "The migrations {0} made something else the second time: the fingerprint was {1} and is {2}.".format(
@@ -171,16 +209,12 @@ class Rollout:
 
     def _fail(self, error: MigrationError, executor: Executor) -> None:
         """Say what the run did before it failed, and take it back where that is wanted and proven."""
-        self._session = executor.session
         returned: Data = {"reverted": [], "complete": False, "fingerprint": None, "why": ""}
         if self._terms.return_on_failure:
             returned.update(self._return(executor))
             error.failed["returned"] = returned
             error.recovery = "{0} {1}".format(error.recovery, _told(returned))
-        steps = list(executor.done) + returned.pop("steps", [])
-        error.failed["partial"] = picture.after(
-            self._release, executor.rows, steps, executor.fingerprint_before, returned["fingerprint"]
-        )
+        error.failed["partial"] = self._partial(executor, returned["fingerprint"])
 
     def _return(self, executor: Executor) -> Data:
         applied = [done.step.version for done in executor.done if done.step.action == plan.APPLY]
@@ -193,27 +227,19 @@ class Rollout:
             unproven = [version for version in applied if not self._is_proven(version)]
             if unproven:
                 return {"why": "the way back of {0} was not proven on staging".format(", ".join(map(str, unproven)))}
-            steps, now = self._back(applied)
+            back = self._undo(applied)
         except (MigrationError, ServerError) as second:
             return {"why": "going back failed as well: {0}".format(" ".join(str(second).split()))}
+        now = back.fingerprint
         same = now == executor.fingerprint_before
         return {
-            "steps": steps,
-            "reverted": [done.step.version for done in steps],
+            "reverted": [done.step.version for done in back.done],
             "complete": same,
             "fingerprint": now,
             "why": "" if same else "the schema is not what it was before: the fingerprint was {0} and is {1}".format(
                 executor.fingerprint_before, now
             ),
         }
-
-    def _back(self, applied: t.Sequence[int]) -> t.Tuple[t.List[plan.Done], str]:
-        """Revert what was applied; what was done, and the fingerprint then."""
-        if not applied:
-            # An executor that is told to undo nothing migrates.
-            return [], fingerprint.take(self._session, self._ledger().name).digest
-        back = self._undo(applied)
-        return list(back.done), back.fingerprint
 
     def _is_proven(self, version: int) -> bool:
         return self._terms.ways_back.get(version, "") == self._way_back(version) != ""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import typing as t
 
@@ -28,18 +29,33 @@ def check(release: Release, planned: plan.Plan, allow_transaction_control: bool)
         for script in _scripts_of(step, release.migrations[step.version]):
             if not script.no_transaction and (allow_transaction_control or not _MAY_CONTROL.search(script.content)):
                 continue
-            try:
+            with _located(step, script):
                 for statement in statements.scan(script.text):
                     if statements.controls_transaction(statement):
                         raise statements.StatementError(
                             "{0!r} would begin or end a transaction, which is the engine's part".format(statement.summary),
                             statement.line,
                         )
-            except statements.StatementError as error:
-                raise ExecutionError(
-                    "{0}, line {1}: {2}.".format(script.path, error.line, error),
-                    {"version": step.version, "file": script.path, "line": error.line, "message": str(error)},
-                ) from error
+
+
+def split(step: plan.Step, script: Script) -> t.List[statements.Statement]:
+    """The statements of a script.
+
+    :raises ExecutionError: naming file and line, where it cannot be split.
+    """
+    with _located(step, script):
+        return statements.split(script.text)
+
+
+@contextlib.contextmanager
+def _located(step: plan.Step, script: Script) -> t.Iterator[None]:
+    try:
+        yield
+    except statements.StatementError as error:
+        raise ExecutionError(
+            "{0}, line {1}: {2}.".format(script.path, error.line, error),
+            {"version": step.version, "file": script.path, "line": error.line, "message": str(error)},
+        ) from error
 
 
 def _scripts_of(step: plan.Step, migration: Migration) -> t.List[Script]:

@@ -30,6 +30,13 @@ _SQLX_SETTINGS = {"DateStyle": "ISO, MDY", "TimeZone": "UTC", "extra_float_digit
 # Limits that a role or database may carry and that would end a migration half-way for no reason of its own.
 _NO_LIMIT = {"idle_in_transaction_session_timeout": "0", "standard_conforming_strings": "on"}
 
+# The same, and one that ends a statement whose client was killed, on the servers that know them: since which version, and the value.
+_SINCE = (
+    (140000, "client_connection_check_interval", "'2s'"),
+    (140000, "idle_session_timeout", "0"),
+    (170000, "transaction_timeout", "0"),
+)
+
 # Either end notices within a minute that the other's machine or the network is gone; the system's defaults take two hours.
 _KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
@@ -50,6 +57,11 @@ def identifier(name: str) -> str:
 def _escape(value: str) -> str:
     """A value inside libpq's ``options``, where a backslash protects a space."""
     return value.replace("\\", "\\\\").replace(" ", "\\ ")
+
+
+def create_schemas(names: t.Iterable[str]) -> str:
+    """Statements that make the schemas that are not there yet."""
+    return "".join("create schema if not exists {0};".format(identifier(name)) for name in names)
 
 
 def milliseconds(seconds: float) -> int:
@@ -79,14 +91,13 @@ class Session:
         )
         if target.session_role:
             settings["role"] = target.session_role
-        options = " ".join("-c {0}={1}".format(name, _escape(value)) for name, value in settings.items())
+        parameters: t.Dict[str, t.Any] = dict(_KEEPALIVES, dbname=target.database, application_name=target.application[:_NAME_MAX], connect_timeout=10)
+        parameters.update((name, value) for name, value in target.parameters.items() if value not in (None, ""))
+        options = ["-c {0}={1}".format(name, _escape(value)) for name, value in settings.items()]
+        # The last one of a name counts.
+        parameters["options"] = " ".join([*options, str(parameters.get("options", ""))]).strip()
         try:
-            self.connection = psycopg2.connect(
-                dbname=target.database,
-                options=options,
-                application_name=target.application[:_NAME_MAX],
-                **{"connect_timeout": 10, **_KEEPALIVES, **{name: value for name, value in target.parameters.items() if value}}
-            )
+            self.connection = psycopg2.connect(**parameters)
         except psycopg2.Error as error:
             raise ConnectionFailed(
                 "No connection to {0}: {1}".format(target, " ".join(str(error).split())),
@@ -94,8 +105,8 @@ class Session:
             ) from error
         self.connection.autocommit = True
         self.cursor = self.connection.cursor()
-        # A backend whose client was killed shall end its statement, not finish it unseen.
-        self._settings = "set client_connection_check_interval = '2s';" if self.connection.server_version >= 140000 else ""
+        version = self.connection.server_version
+        self._settings = "".join("set {0} = {1};".format(name, value) for since, name, value in _SINCE if version >= since)
         if target.session_role:
             self._settings += "set role {0};".format(identifier(target.session_role))
 

@@ -24,7 +24,7 @@ from .picture import Data
 from .records import Target
 from .release import Release
 from .sender import Sender
-from .session import ServerError, Session, identifier, literal
+from .session import ServerError, Session, create_schemas, literal
 from .source import Script
 
 _DROPPED = "This was tried in a scratch database, which is dropped; no other database was touched. "
@@ -68,8 +68,7 @@ class Stairway:
         :raises MigrationError: at the first stair that does not hold.
         """
         try:
-            for schema in self._options.create_schemas:
-                self._session.run("create schema if not exists " + identifier(schema))
+            self._session.run(self._session.reset + create_schemas(self._options.create_schemas))
             stairs = {file.version: self._up(file) for file in self._release.files}
             for file in reversed(self._release.files):
                 if not file.reversible:

@@ -9,8 +9,9 @@ import json
 import time
 import typing as t
 
-from . import plan, statements
+from . import plan, scripts, statements
 from .errors import MigrationError
+from .failure import NOT_COMMITTED, Where
 from .history import DONE, TRIAL, History, nanoseconds, read_rows, table_for
 from .ledger import Ledger
 from .picture import Data
@@ -18,7 +19,7 @@ from .records import Target
 from .rehearsal import Observed, Rehearsal, told
 from .release import Release
 from .sender import Sender
-from .session import Session, literal
+from .session import Session, create_schemas, literal
 from .source import Script
 
 _DROPPED = "This was tried on a copy, which is dropped; no other database was touched. "
@@ -42,8 +43,8 @@ class Measured(t.NamedTuple):
 class Trial(Rehearsal):
     """All pending migrations of a release, on a database that is thrown away afterwards."""
 
-    def __init__(self, sender: Sender, release: Release, ledger_table: str) -> None:
-        super().__init__(sender, release)
+    def __init__(self, sender: Sender, release: Release, ledger_table: str, schemas: t.Sequence[str] = ()) -> None:
+        super().__init__(sender, release, schemas)
         self._ledger = Ledger(self._session, ledger_table)
         self._peak = 0
 
@@ -53,6 +54,7 @@ class Trial(Rehearsal):
         :param wanted: the version to reach; None: the newest.
         :raises MigrationError: at the first statement that fails.
         """
+        self._session.run(self._session.reset + create_schemas(self._schemas))
         if not self._ledger.exists:
             self._ledger.create()
         rows = read_rows(self._session, self._ledger)
@@ -70,13 +72,14 @@ class Trial(Rehearsal):
         self._sender.send(self._ledger.insert(step.version, migration.description, migration.checksum))
         # That lock is ours, and no statement's.
         self._locks = self._held()
-        observed = tuple(self._observe(step, migration.up, each) for each in statements.split(migration.up.text))
+        observed = tuple(self._observe(step, migration.up, each) for each in scripts.split(step, migration.up))
         if migration.verify:
             if migration.up.no_transaction:
                 self._sender.send("begin read only")
             self._verify(step, migration)
         if self._session.in_transaction:
-            self._sender.send("commit")
+            with self._reported(Where(step, migration.up, NOT_COMMITTED)):
+                self._sender.send("commit")
         seconds = time.monotonic() - began
         self._session.run(self._session.reset)
         written = self._session.value("select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), {0})::bigint".format(literal(log)))
@@ -93,10 +96,13 @@ class Trial(Rehearsal):
         return int(self._session.value("select pg_database_size(current_database())"))
 
 
-def run(target: Target, release: Release, wanted: t.Optional[int], ledger_table: str) -> Data:
+def run(
+    target: Target, release: Release, wanted: t.Optional[int], ledger_table: str, schemas: t.Sequence[str] = ()
+) -> Data:
     """Try it.
 
     :param target: the copy.
+    :param schemas: to be made first, where they are not there yet.
     :returns: what is told of it.
     :raises MigrationError: as a migration would.
     """
@@ -104,7 +110,7 @@ def run(target: Target, release: Release, wanted: t.Optional[int], ledger_table:
         size = session.value("select pg_database_size(current_database())")
         sender = Sender(session, 0)
         try:
-            measured = Trial(sender, release, ledger_table).measure(wanted)
+            measured = Trial(sender, release, ledger_table, schemas).measure(wanted)
         except MigrationError as error:
             error.recovery = _DROPPED + "Correct what is named above."
             raise
