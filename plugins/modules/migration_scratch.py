@@ -305,7 +305,11 @@ def _answer(module: AnsibleModule, request: picture.Data) -> picture.Data:
             answer.update(stairway.run(made.target, carried, samples, options))
         else:
             answer["copied_by"] = made.copy()
-            answer.update(trial.run(made.target, carried, _arguments.wanted(params["version"]), params["ledger_table"]))
+            answer.update(
+                trial.run(
+                    made.target, carried, _arguments.wanted(params["version"]), params["ledger_table"], params["create_schemas"]
+                )
+            )
         answer["scratch"] = made.name
     if recorded is False:
         with session.Session(target) as here:

@@ -10,6 +10,7 @@ from typing import Any, Callable, Iterator, List
 
 import pytest
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import executor
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import failure as failures
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.errors import (
     ConnectionFailed,
     ExecutionError,
@@ -120,6 +121,18 @@ def test_a_deferred_constraint_that_fails_at_commit(release: Release, verify: st
     assert "Key (id)=(1)" in error.message
     assert [entry["version"] for entry in error.failed["partial"]["applied"]] == [1]
     assert (release.versions(), release.has("parent"), release.has("t3")) == ([1], False, False)
+
+
+@pytest.mark.parametrize(("slow", "runs"), [(0.0, 2), (0.3, 1)])
+def test_a_long_file_is_not_run_again_for_the_place_of_an_error(release: Release, monkeypatch: pytest.MonkeyPatch, slow: float, runs: int) -> None:
+    monkeypatch.setattr(failures, "_RETRACE", 0.2)
+    release.add("1_runs", "create sequence runs;")
+    release.add("2_slow", f"select nextval('runs'), pg_sleep({slow});", verify="select 1;\nselect 1 / 0 from runs;\n")
+    error = failure(release)
+    assert "its verification failed: division by zero" in error.message
+    assert error.failed.get("line") == (2 if runs == 2 else None)
+    # No rollback takes back what a sequence has given out.
+    assert release.database.execute("select last_value from runs") == [(runs,)]
 
 
 def test_a_deferred_trigger_sees_the_session_of_its_file(release: Release) -> None:

@@ -75,6 +75,23 @@ def test_a_role_ends_with_its_file(release: Release, server: Server, statement: 
             server.execute(f"drop role {role}")
 
 
+def test_limits_of_the_database_do_not_end_a_migration(release: Release, server: Server) -> None:
+    limits = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout", "transaction_timeout"]
+    for (name,) in release.database.execute("select name from pg_settings where name = any(%s)", [limits]):
+        server.execute(f"alter database {release.database.name} set {name} = '50ms'")
+    release.add("1_slow", "select pg_sleep(0.2);", verify="select pg_sleep(0.2);")
+    release.add("2_slow", "-- no-transaction\nselect pg_sleep(0.2);\nvacuum;\n")
+    release.rehearse(lock_timeout=0.0)
+    release.migrate(lock_timeout=0.0)
+    assert release.versions() == [1, 2]
+
+
+def test_what_is_said_to_libpq_wins(release: Release) -> None:
+    release.add("1_session", "create table said as select current_setting('application_name') as name, current_setting('work_mem') as memory;")
+    release.migrate(parameters={"application_name": "mine", "options": "-c work_mem=7MB", "keepalives": 0, "dbname": release.database.name})
+    assert release.database.execute("select * from said") == [("mine", "7MB")]
+
+
 def test_everything_is_made_by_the_session_role(release: Release, server: Server) -> None:
     migrator = f"{release.database.owner} migrator"
     server.execute(f'create role "{migrator}" login in role {release.database.owner}')

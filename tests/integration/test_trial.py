@@ -52,6 +52,13 @@ def test_rows_and_log(stand: Release) -> None:
     assert told["rewritten"] == []
 
 
+def test_what_fails_at_the_commit_only_has_a_place(stand: Release) -> None:
+    script = stand.add("2_orphan", "create table p (id int primary key); create table c (id int references p initially deferred); insert into c values (1);")
+    with pytest.raises(ExecutionError, match="its commit failed") as failed:
+        measure(stand)
+    assert failed.value.failed["file"] == str(script)
+
+
 def test_files_outside_of_transactions_are_measured_too(stand: Release) -> None:
     stand.add("2_index", "-- no-transaction\ncreate index concurrently t_id on t (id);\nvacuum t;", "drop index t_id;", "select 't_id'::regclass;")
     stand.add("3_after", "drop index t_id;", "select 1;", "do $$ begin assert to_regclass('t_id') is null; end $$;")

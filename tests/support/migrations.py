@@ -98,6 +98,13 @@ class Release:
         answer: Dict[str, Any] = run.run()
         return answer
 
+    def rehearse(self, version: Optional[int] = None, **arguments: Any) -> List[Dict[str, Any]]:
+        """Run the engine, and roll everything back; the arguments are those of migrate."""
+        policy = Policy(**_take(arguments, Policy._fields))
+        options = Options(**{"controller": "tests", "advisory_lock_timeout": 20.0, **_take(arguments, Options._fields)})
+        answer: List[Dict[str, Any]] = engine.rehearse(self.target(**arguments), release.of(self.read()), version, policy, options)
+        return answer
+
     def predict(self, version: Optional[int] = None, **arguments: Any) -> Dict[str, Any]:
         """What a run would do."""
         files = self.read()
