@@ -118,7 +118,9 @@ options:
     type: float
     default: 0.0
   allow_transaction_control:
-    description: Whether files inside a transaction may begin, end or mark transactions themselves, as sqlx lets them.
+    description:
+      - Whether files inside a transaction may begin, end or mark transactions themselves, as sqlx lets them.
+      - A rehearsal leaves such files out, since they would make it real.
     type: bool
     default: false
   ignored_chars:
