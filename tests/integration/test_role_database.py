@@ -222,6 +222,27 @@ def test_an_odd_name_is_a_name(declared: Cluster) -> None:
         database.execute("drop table made")
 
 
+def test_public_is_the_place_of_extensions_where_it_is_not_the_owners(declared: Cluster) -> None:
+    """Also with the rights that everybody had there before PostgreSQL 15."""
+    tasks = [declared.task("elsewhere", schemas=["shop"])]
+    declared.run(tasks)
+    declared.execute("grant create, usage on schema public to public", "elsewhere")
+    mended = declared.run(tasks)
+    assert mended.changed == {HOST: 1}, mended.output
+    again = declared.run(tasks)
+    assert again.changed == {HOST: 0}, again.output
+    declared.execute('create extension "uuid-ossp" schema public', "elsewhere")
+    database = declared.database("elsewhere")
+    assert database.execute("show search_path") == [("shop, public, pg_temp",)]
+    for kind in ("migrator", "app", "readonly"):
+        assert database.execute("select uuid_generate_v4() is not null", user=f"elsewhere_{kind}") == [(True,)]
+    for kind in ("app", "readonly"):
+        with pytest.raises((errors.InsufficientPrivilege, errors.ReadOnlySqlTransaction)):
+            database.execute("create table public.made (id integer)", user=f"elsewhere_{kind}")
+    held = "select from pg_namespace, aclexplode(nspacl) where nspname in ('public', 'shop') and grantee = 0"
+    assert declared.execute(held, "elsewhere") == []
+
+
 # --- what somebody changed by hand -------------------------------------------------------------------------------------------------------
 
 # The change, and what the role says that it would do about it.

@@ -57,23 +57,30 @@ object (sort, name, acl, owner) as materialized (
     cross join unnest(w.schemas) as s (name)
     left join pg_namespace n on n.nspname = s.name
     left join pg_authid o on o.oid = n.nspowner
+  union all
+  -- Where it is not one of them: the place of the extensions, which is looked into and belongs to whom it belongs.
+  select 3, 'schema public', coalesce(n.nspacl, acldefault('n', n.nspowner)), o.rolname
+  from wanted w
+    join pg_namespace n on n.nspname = 'public' and n.nspname <> all (w.schemas)
+    join pg_authid o on o.oid = n.nspowner
 ),
 object_right (name, grantee, privilege, wanted) as (
   select o.name, quote_ident(r.name), p.privilege, true
   from object o
     join (values
       (1, 'owner', 'CONNECT'), (1, 'owner', 'CREATE'), (1, 'owner', 'TEMPORARY'), (1, 'migrator', 'CONNECT'), (1, 'app', 'CONNECT'),
-      (1, 'readonly', 'CONNECT'), (2, 'owner', 'CREATE'), (2, 'owner', 'USAGE'), (2, 'app', 'USAGE'), (2, 'readonly', 'USAGE')
+      (1, 'readonly', 'CONNECT'), (2, 'owner', 'CREATE'), (2, 'owner', 'USAGE'), (2, 'app', 'USAGE'), (2, 'readonly', 'USAGE'),
+      (3, 'owner', 'CREATE'), (3, 'owner', 'USAGE'), (3, 'app', 'USAGE'), (3, 'readonly', 'USAGE')
     ) as p (sort, kind, privilege) on p.sort = o.sort
     join role r on r.kind = p.kind
-  where r.kind <> 'owner' or r.name = o.owner  -- whoever becomes the owner gets the rights of one with it
+  where r.kind <> 'owner' or o.sort = 3 or r.name = o.owner  -- whoever becomes the owner gets the rights of one with it
   union all
   select o.name, case when a.grantee = 0 then 'public' else quote_ident(r.name) end, a.privilege_type, false
   from object o
     cross join aclexplode(o.acl) as a
     left join role r on r.oid = a.grantee
   -- What another one has as the owner, goes with the ownership.
-  where a.grantee = 0 or (r.name = o.owner) = (r.kind = 'owner')
+  where a.grantee = 0 or (r.name = o.owner) = (r.kind = 'owner') or (o.sort = 3 and r.kind = 'owner')
 ),
 object_change as (
   select name, grantee, privilege, bool_or(wanted) as wanted
