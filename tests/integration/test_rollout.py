@@ -256,6 +256,15 @@ def test_starting_in_the_middle_opens_no_gate(stand: Stand) -> None:
     assert [stand.versions[host] for host in PRODUCTION] == [[1, 2]] * 3
 
 
+def test_staging_is_asked_with_the_characters_that_checksums_leave_out(stand: Stand) -> None:
+    stand.release.add("3_table", "create table t3 (id int);\r\n", "drop table t3;\r\n")
+    options = ["-e", json.dumps({"migrations_options": {"ignored_chars": "\r"}})]
+    for group in ("staging", "production"):
+        went_well, said = stand.deploy("--limit", group, *options)
+        assert went_well, said
+    assert set(map(tuple, stand.versions.values())) == {(1, 2, 3)}
+
+
 def test_a_hot_fix_with_a_lower_version(stand: Stand) -> None:
     stand.release.add_tables(5, 5)
     assert stand.deploy("deploy_waves=['100%']")[0]
