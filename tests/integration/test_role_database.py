@@ -12,7 +12,7 @@ import psycopg2
 import pytest
 from psycopg2 import errors, sql
 from support.migrations import LEDGER, Release
-from support.playbooks import CHECKOUT, HOST, Playbooks, Run
+from support.playbooks import CHECKOUT, HOST, PlaybookFailed, Playbooks, Run
 from support.postgres import Database, Server
 from support.sqlx import Cli
 
@@ -241,6 +241,19 @@ def test_public_is_the_place_of_extensions_where_it_is_not_the_owners(declared: 
             database.execute("create table public.made (id integer)", user=f"elsewhere_{kind}")
     held = "select from pg_namespace, aclexplode(nspacl) where nspname in ('public', 'shop') and grantee = 0"
     assert declared.execute(held, "elsewhere") == []
+
+
+def test_an_error_does_not_tell_a_verifier(declared: Cluster) -> None:
+    declared.execute("alter role postgres in database orders set default_transaction_read_only to on", "postgres")
+    try:
+        with pytest.raises(PlaybookFailed) as failed:
+            declared.run([declared.task(app_password="open sesame")])
+    finally:
+        declared.execute("alter role postgres in database orders reset default_transaction_read_only", "postgres")
+    said = " ".join(str(failed.value).split())
+    assert "did not take the passwords" in said
+    assert "read-only transaction" in said
+    assert "SCRAM-SHA-256" not in said
 
 
 # --- what somebody changed by hand -------------------------------------------------------------------------------------------------------

@@ -256,6 +256,20 @@ def test_starting_in_the_middle_opens_no_gate(stand: Stand) -> None:
     assert [stand.versions[host] for host in PRODUCTION] == [[1, 2]] * 3
 
 
+def test_what_a_task_hides_stays_hidden(tmp_path: Path) -> None:
+    said = {}
+    for no_log in (True, False):
+        failing = {"name": "The password is set", "ansible.builtin.fail": {"msg": "se{{ 'sa' }}me"}, "no_log": no_log}
+        kept = {"ansible.builtin.include_role": {"name": "schema_registry.postgresql.deploy", "tasks_from": "failed"}}
+        with pytest.raises(PlaybookFailed) as failed:
+            Playbooks(tmp_path).run([{"block": [failing], "rescue": [kept]}], "-vv")
+        # What the task itself shows is Ansible's.
+        said[no_log] = str(failed.value).partition("TASK [schema_registry.postgresql.deploy")[2]
+    assert "sesame" in said[False]
+    assert "sesame" not in said[True]
+    assert "What it said is hidden, since there may be secrets in it (no_log): The password is set" in said[True]
+
+
 def test_staging_is_asked_with_the_characters_that_checksums_leave_out(stand: Stand) -> None:
     stand.release.add("3_table", "create table t3 (id int);\r\n", "drop table t3;\r\n")
     options = ["-e", json.dumps({"migrations_options": {"ignored_chars": "\r"}})]
