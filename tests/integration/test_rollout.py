@@ -54,12 +54,12 @@ class Stand:
             database.execute(EMPTY, user="postgres")
             self.on(host).roll_out(prove=host in STAGING)
 
-    def deploy(self, *arguments: str) -> Tuple[bool, str]:
+    def deploy(self, *arguments: str, playbook: Path = DEPLOY) -> Tuple[bool, str]:
         """Whether it went well, and what it said."""
         self._report.unlink(missing_ok=True)
         words = [word for argument in arguments for word in (["-e", argument] if "=" in argument else [argument])]
         try:
-            return True, self._playbooks.play(DEPLOY, *words).output
+            return True, self._playbooks.play(playbook, *words).output
         except PlaybookFailed as failed:
             return False, str(failed)
 
@@ -254,6 +254,16 @@ def test_starting_in_the_middle_opens_no_gate(stand: Stand) -> None:
     stand.release.add_tables(3, 3)
     stand.deploy("--start-at-task", "The server runs")
     assert [stand.versions[host] for host in PRODUCTION] == [[1, 2]] * 3
+
+
+def test_the_role_in_a_play_of_ones_own_fails_where_it_fails(stand: Stand, tmp_path: Path) -> None:
+    stand.release.add("3_breaks", "select 1 / 0;", "select 1;")
+    alone = tmp_path / "alone.yml"
+    alone.write_text("- hosts: production\n  gather_facts: false\n  roles: [schema_registry.postgresql.deploy]\n")
+    went_well, said = stand.deploy(playbook=alone)
+    assert not went_well, said
+    assert "division by zero" in said
+    assert set(map(tuple, stand.versions.values())) == {(1, 2)}
 
 
 def test_what_a_task_hides_stays_hidden(tmp_path: Path) -> None:
