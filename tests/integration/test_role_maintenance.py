@@ -74,3 +74,20 @@ def test_pg_cron_that_is_not_there_is_refused(kept: Database, tmp_path: Path) ->
 
 def test_a_database_without_the_schema_is_left_alone(database: Database, tmp_path: Path) -> None:
     assert Playbooks(tmp_path).run([role(database, "main"), role(database, "run")]).changed["database"] == 0
+
+
+def test_the_timers_of_a_database_that_is_named_alike_are_left_alone(kept: Database) -> None:
+    etc = kept.server.directory / "etc"
+    own = [
+        "systemd/system/schema-registry-5432-orders_refresh@.service",
+        "systemd/system/schema-registry-5432-orders_refresh-purge_checks.timer",
+        "systemd/system/timers.target.wants/schema-registry-5432-orders_refresh-vacuum.timer",
+        "cron.d/schema-registry-5432-orders_refresh",
+    ]
+    # `orders_refresh_eu`, and `orders-refresh`, whose files have a digest in their names.
+    others = [name.replace("_refresh", other) for name in own for other in ("_refresh_eu", "_refresh-abcdefab", "_refresh-01234567")]
+    for name in own + others:
+        (etc / name).parent.mkdir(parents=True, exist_ok=True)
+        (etc / name).write_text("")
+    files = registry.maintenance_state(kept, "schema-registry-5432-orders_refresh", etc)["files"]
+    assert sorted(files) == sorted(f"{etc}/{name}" for name in own)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Dict
+
+from psycopg2.extras import RealDictCursor
 
 if TYPE_CHECKING:
     from .postgres import Database
@@ -13,6 +16,7 @@ SQL = Path(__file__).parents[2] / "sql"
 MIGRATIONS = SQL / "migrations"
 VERIFY = SQL / "verify"
 SAMPLES = SQL / "samples"
+STATE = SQL.parent / "roles" / "maintenance" / "templates" / "state.sql.j2"
 NAMES = sorted(path.name[: -len(".up.sql")] for path in MIGRATIONS.glob("*.up.sql"))
 
 
@@ -102,5 +106,18 @@ def vacuum(database: Database) -> None:
                 break
             time.sleep(0.05)
         cursor.execute("vacuum (analyze)")
+    finally:
+        connection.close()
+
+
+def maintenance_state(database: Database, prefix: str = "schema-registry-5432-registry", etc: Path = Path("/etc")) -> Dict[str, Any]:
+    """What the role maintenance finds; `etc` is another place for the files of its timers."""
+    query = re.sub(r"\{#.*?#\}", "", STATE.read_text(), flags=re.DOTALL).replace("'/etc/", f"'{etc}/")
+    connection = database.connect(user="postgres")
+    try:
+        with connection.cursor(cursor_factory=RealDictCursor) as cursor:
+            cursor.execute(query, {"prefix": prefix, "script": "/nowhere", "schedules": "{}"})
+            [state] = cursor.fetchall()
+            return dict(state)
     finally:
         connection.close()
