@@ -44,8 +44,10 @@ begin
                 coalesce(nullif(current_setting('registry.deleted_schema_days', true), '')::integer, 30)
             )
             union all
-            -- pg_cron itself keeps the record of every run for ever.
-            select 'purge_job_results', '52 2 * * *', 'delete from cron.job_run_details where end_time < now() - interval ''14 days'''
+            -- pg_cron itself keeps the record of every run for ever. It shows everybody the runs of his own name only, and a migrator's sessions
+            -- begin under the owner's.
+            select 'purge_job_results', '52 2 * * *',
+                'set role none; delete from cron.job_run_details where end_time < now() - interval ''14 days'''
         ) as jobs
         where coalesce(nullif(current_setting('registry.jobs', true), ''), 'on')::boolean
     loop

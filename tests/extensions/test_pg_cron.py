@@ -57,6 +57,18 @@ def scheduled(server: Server, registered: Database) -> Iterator[Database]:
     server.start()
 
 
+@pytest.fixture
+def migrator(scheduled: Database) -> Iterator[str]:
+    """As the role database makes it: the login role whose sessions begin as the owner."""
+    name = f"{scheduled.name}_migrator"
+    scheduled.server.execute(f"create role {name} login in role {scheduled.owner}")
+    scheduled.server.execute(f"alter role {name} in database {scheduled.name} set role = {scheduled.owner}")
+    yield name
+    apply(scheduled, "pg_cron", jobs="off")
+    scheduled.execute(f"drop owned by {name}", user="postgres")
+    scheduled.server.execute(f"drop role {name}")
+
+
 def jobs(database: Database) -> dict[str, tuple[str, str, str]]:
     found = database.execute("select jobname, schedule, command, username from cron.job where jobname like 'registry: %'", user="postgres")
     return {name.removeprefix("registry: "): (schedule, command, runner) for name, schedule, command, runner in found}
@@ -82,11 +94,21 @@ def test_on_again_over_and_off(scheduled: Database) -> None:
     assert scheduled.execute("select jobname from cron.job", user="postgres") == [("somebody else's",)]
 
 
-def test_the_jobs_do_their_work(scheduled: Database) -> None:
+def test_the_jobs_do_their_work(scheduled: Database, migrator: str) -> None:
     [(backlog,)] = scheduled.execute("select sum(total) from retention_backlog()")
     assert backlog > 0
     every_minute = "{" + ",".join(f'"{job}":"* * * * *"' for job in JOBS) + "}"
     apply(scheduled, "pg_cron", schedules=every_minute)
+    assert {runner for _unused, _unused, runner in jobs(scheduled).values()} == {migrator}
+    # Two runs long ago, of which one was somebody else's.
+    scheduled.execute(
+        f"""
+            insert into cron.job_run_details (jobid, runid, database, username, command, status, end_time)
+            select 0, -n, '{scheduled.name}', (array['{migrator}', 'postgres'])[n], 'select 1', 'succeeded', now() - interval '15 days'
+            from generate_series(1, 2) as n
+        """,
+        user="postgres",
+    )
     outcomes: dict[str, tuple[str, str]] = {}
     for _second in range(130):
         time.sleep(1)
@@ -101,6 +123,7 @@ def test_the_jobs_do_their_work(scheduled: Database) -> None:
     assert set(outcomes) == JOBS
     assert [message for status, message in outcomes.values() if status != "succeeded"] == []
     assert scheduled.execute("select sum(total) from retention_backlog()") == [(0,)]
+    assert scheduled.execute("select username::text from cron.job_run_details where runid < 0", user="postgres") == [("postgres",)]
     shown = scheduled.psql(registry.SQL / "monitoring" / "jobs.sql", user="postgres")
     assert all(job in shown for job in JOBS)
 
