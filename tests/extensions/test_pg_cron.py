@@ -137,7 +137,7 @@ def test_without_the_extension_it_says_so(registered: Database) -> None:
 def test_slow_statements_are_listed_and_forgotten(registered: Database) -> None:
     schema = registered.dump()
     registered.execute("create extension pg_stat_statements", user="postgres")
-    assert len(apply(registered, "pg_stat_statements")) == 2
+    assert len(apply(registered, "pg_stat_statements")) == 3
     assert apply(registered, "pg_stat_statements") == []
     registered.execute("select count(*) from schemas, generate_series(1, 100)")
     listed = "select query from slow_statements where query like 'select count(*) from schemas, generate_series%'"
@@ -148,3 +148,28 @@ def test_slow_statements_are_listed_and_forgotten(registered: Database) -> None:
         registered.execute("select reset_statements()")
     registered.execute("drop extension pg_stat_statements", user="postgres")
     assert registered.dump() == schema
+
+
+def test_pg_stat_statements_can_be_updated(registered: Database) -> None:
+    """Its updates drop its own view, which nothing of ours may depend on."""
+    registered.execute("create extension pg_stat_statements version '1.9'", user="postgres")
+    apply(registered, "pg_stat_statements")
+    registered.execute("alter extension pg_stat_statements update", user="postgres")
+    assert registered.execute("select installed_version = default_version from pg_available_extensions where name = 'pg_stat_statements'") == [(True,)]
+    assert apply(registered, "pg_stat_statements") == []
+    assert registered.execute("select count(*) > 0 from slow_statements", user="postgres") == [(True,)]
+    registered.execute("select reset_statements()", user="postgres")
+
+
+def test_slow_statements_are_for_those_who_may_see_them(registered: Database) -> None:
+    auditor = f"auditor_of_{registered.name}"
+    registered.execute("create extension pg_stat_statements", user="postgres")
+    apply(registered, "pg_stat_statements")
+    registered.execute("select count(*) from subjects")
+    with pytest.raises(Exception, match="permission denied"):
+        registered.execute("select * from slow_statements")
+    registered.server.execute(f"create role {auditor} login in role pg_monitor")
+    try:
+        assert registered.execute("select role::text from slow_statements where query = 'select count(*) from subjects'", user=auditor) == [(registered.owner,)]
+    finally:
+        registered.server.execute(f"drop role {auditor}")
