@@ -58,16 +58,19 @@ def switched_on(registered: Database) -> Database:
 
 def test_on_and_off_and_nothing_is_lost(switched_on: Database) -> None:
     plain, before = switched_on.dump(), rows(switched_on)
+    assert registry.maintenance_state(switched_on)["hypertables"] == 0
     assert len(switch(switched_on)) == 3
     assert hypertables(switched_on) == sorted(HISTORY)
     assert rows(switched_on) == before
     assert switch(switched_on) == []
+    assert registry.maintenance_state(switched_on)["hypertables"] == 3
 
     switched_on.execute("select refresh_subject_versions(), refresh_popular_schemas()")
     assert switched_on.execute("select count(*) from popular_schemas") == [(1000,)]
 
     assert len(switch(switched_on, "plain")) == 3
     assert hypertables(switched_on) == []
+    assert registry.maintenance_state(switched_on)["hypertables"] == 0
     assert rows(switched_on) == before
     assert switch(switched_on, "plain") == []
     assert switched_on.dump() == plain

@@ -33,7 +33,7 @@ PLACE = "/opt/ansible_collections/schema_registry/postgresql"
 
 def send(machine: Machine) -> None:
     """The checkout's files, as a collection that Python finds, for every user to read."""
-    listed = output("git", "-C", str(CHECKOUT), "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", "plugins", "sql", "tests")
+    listed = output("git", "-C", str(CHECKOUT), "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", "plugins", "roles", "sql", "tests")
     files = "\0".join(path for path in listed.split("\0") if (CHECKOUT / path).is_file())
     machine.must(f"mkdir -p {PLACE}")
     packed = subprocess.Popen(["tar", "-C", str(CHECKOUT), "--null", "-T", "-", "-cf", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
