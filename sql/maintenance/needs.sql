@@ -23,7 +23,13 @@ from (
     from pg_index
     join pg_class on oid = indexrelid
     where not indisvalid and relkind = 'i' and relnamespace = 'public'::regnamespace
-        and not exists (select from pg_stat_progress_create_index as build where build.relid = indrelid)
+        -- Whoever builds one now holds this lock on its table. (The view of such builds names no table to other roles.)
+        and not exists (
+            select from pg_locks
+            where locktype = 'relation' and relation = indrelid and mode = 'ShareUpdateExclusiveLock' and granted
+                and pg_locks.database = (select pg_database.oid from pg_database where datname = current_database())
+                and pid is distinct from pg_backend_pid()
+        )
     union all
     select 4, relname, format('%s of %s are air', pg_size_pretty(size - needed), pg_size_pretty(size)), format('reindex index concurrently %s', index)
     from public.index_bloat()

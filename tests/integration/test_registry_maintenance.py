@@ -177,6 +177,38 @@ def test_what_there_is_to_do_is_said_and_then_done(filled: Database) -> None:
     assert filled.execute("select indisvalid from pg_index where indexrelid = 'schemas_live_created_at_idx'::regclass") == [(True,)]
 
 
+def test_an_index_that_somebody_builds_is_left_to_him(filled: Database) -> None:
+    """Another role's build too, of which the statistics of progress say nothing to the owner."""
+
+    def needed() -> List[Any]:
+        listed = filled.execute(NEEDS.replace("%", "%%"), [])
+        return [statement for reason, statement in listed if reason == "invalid"]
+
+    invalid = "select count(*) from pg_index where indexrelid = to_regclass('slowly_built') and not indisvalid"
+    with closing(filled.connect()) as writing, closing(filled.connect(user="postgres")) as building:
+        filled.execute("alter table compatibility_checks set (autovacuum_enabled = off)")
+        writing.cursor().execute("lock table compatibility_checks in row exclusive mode")
+        building.autocommit = True
+
+        def build() -> None:
+            # It waits for the writer's transaction.
+            with pytest.raises(errors.QueryCanceled):
+                building.cursor().execute("create index concurrently slowly_built on compatibility_checks (new_version)")
+
+        builder = threading.Thread(target=build)
+        builder.start()
+        try:
+            deadline = time.monotonic() + 30
+            while filled.execute(invalid) == [(0,)] and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert filled.execute(invalid) == [(1,)]
+            assert needed() == []
+        finally:
+            building.cancel()
+            builder.join()
+    assert needed() == ["reindex index concurrently slowly_built"]
+
+
 @pytest.mark.parametrize("path", sorted((registry.SQL / "monitoring").glob("*.sql")), ids=lambda path: path.stem)
 def test_monitoring_runs_on_any_database(filled: Database, path: Any) -> None:
     assert "row" in filled.psql(path, user="postgres") or path.stem == "slow_statements"
