@@ -6,15 +6,19 @@ select reason, statement
 from (
     select
         1 as place, relname, format('%s dead of %s rows', n_dead_tup, n_live_tup + n_dead_tup) as reason,
-        format('vacuum (analyze) %s', relid::regclass) as statement
+        format('vacuum %s', relid::regclass) as statement
     from pg_stat_user_tables
     where schemaname = 'public' and n_dead_tup > 50 + 0.02 * n_live_tup
     union all
+    -- By itself, since as a part of VACUUM it leaves the count of an index's entries as it was.
     select 2, relname, coalesce(n_mod_since_analyze || ' changes since ' || greatest(last_analyze, last_autoanalyze)::timestamptz(0), 'never analyzed'),
         format('analyze %s', relid::regclass)
     from pg_stat_user_tables
-    where schemaname = 'public' and n_dead_tup <= 50 + 0.02 * n_live_tup
-        and (n_mod_since_analyze > 50 + 0.05 * n_live_tup or coalesce(last_analyze, last_autoanalyze) is null)
+    where schemaname = 'public' and (
+        n_dead_tup > 50 + 0.02 * n_live_tup
+        or n_mod_since_analyze > 50 + 0.05 * n_live_tup
+        or coalesce(last_analyze, last_autoanalyze) is null
+    )
     union all
     -- What REINDEX CONCURRENTLY left behind is superfluous; what CREATE INDEX CONCURRENTLY did, is somebody's wish.
     select 3, relname, 'invalid',

@@ -446,8 +446,9 @@ $$;
 comment on function public.maintenance_jobs(integer, integer, integer, integer) is
     'What is to be done regularly, and when (in cron''s words, for times at which little is going on)';
 
--- From the statistics alone, without reading an index. Entries that share their key are stored more tightly than this assumes:
--- so it finds too little in such indexes, and never too much.
+-- From the statistics alone, without reading an index: one whose entries were never counted, or of which a column's width is not known, is left
+-- out. An index of all rows has as many entries as its table has rows, which VACUUM counts more often. Entries that share their key are stored
+-- more tightly than this assumes: so it finds too little in such indexes, and not too much, as long as the statistics are fresh.
 create function public.index_bloat()
     returns table (index regclass, size bigint, needed bigint, percent_bloat numeric)
     language sql
@@ -464,14 +465,17 @@ as $$
             pg_class.oid,
             pg_relation_size(pg_class.oid) as actual,
             -- A tuple's header and pointer, and its columns; nine tenths of a page are filled; the tree above is less than a hundredth.
-            ceil(greatest(pg_class.reltuples, 0) * (12 + 8 * ceil(widths.width / 8.0)) / (8152 * 0.9) * 1.01 + 2)::bigint
+            ceil(counted.entries * (12 + 8 * ceil(widths.width / 8.0)) / (8152 * 0.9) * 1.01 + 2)::bigint
                 * current_setting('block_size')::bigint as necessary
         from pg_class
         join pg_am on pg_am.oid = pg_class.relam and pg_am.amname = 'btree'
         join pg_index on pg_index.indexrelid = pg_class.oid and pg_index.indisvalid
         join pg_class as base on base.oid = pg_index.indrelid
+        cross join lateral (values (case when pg_index.indpred is null then base.reltuples else pg_class.reltuples end)) as counted (entries)
         cross join lateral (
-            select sum(case when pg_attribute.attlen > 0 then pg_attribute.attlen else coalesce(pg_stats.avg_width, 16) end) as width
+            select
+                sum(case when pg_attribute.attlen > 0 then pg_attribute.attlen else pg_stats.avg_width end) as width,
+                bool_and(pg_attribute.attlen > 0 or pg_stats.avg_width is not null) as are_known
             from pg_attribute
             left join pg_attribute as base_attribute
                 on base_attribute.attrelid = base.oid and base_attribute.attnum = pg_index.indkey[pg_attribute.attnum - 1]
@@ -480,7 +484,7 @@ as $$
                 and pg_stats.attname = coalesce(base_attribute.attname, pg_attribute.attname)
             where pg_attribute.attrelid = pg_class.oid
         ) as widths
-        where pg_class.relnamespace = 'public'::regnamespace and pg_class.relkind = 'i'
+        where pg_class.relnamespace = 'public'::regnamespace and pg_class.relkind = 'i' and counted.entries > 0 and widths.are_known
     ) as estimated
 $$;
 

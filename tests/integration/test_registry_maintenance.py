@@ -165,7 +165,8 @@ def test_what_there_is_to_do_is_said_and_then_done(filled: Database) -> None:
     filled.execute("update pg_index set indisvalid = false where indexrelid = 'schemas_live_subject_idx_ccnew'::regclass", user="postgres")
 
     wanted = {
-        "vacuum (analyze) compatibility_checks",
+        "vacuum compatibility_checks",
+        "analyze compatibility_checks",
         "reindex index concurrently schemas_live_created_at_idx",
         "drop index concurrently schemas_live_subject_idx_ccnew",
     }
@@ -175,6 +176,31 @@ def test_what_there_is_to_do_is_said_and_then_done(filled: Database) -> None:
             do(statement)
     assert eventually(lambda: not needs()), needs()
     assert filled.execute("select indisvalid from pg_index where indexrelid = 'schemas_live_created_at_idx'::regclass") == [(True,)]
+
+
+def test_bloat_is_told_from_statistics_and_not_from_their_lack(filled: Database) -> None:
+    listed = "select index::text, percent_bloat::float from index_bloat()"
+    counted = "select oid::regclass::text from pg_class where relam = (select oid from pg_am where amname = 'btree') and reltuples > 0"
+    filled.execute("analyze")
+    btrees = {name for (name,) in filled.execute(f"{counted} and relnamespace = 'public'::regnamespace")}
+    assert {"schemas_pkey", "schemas_live_precedence_idx", "schemas_live_version_idx", "validation_history_pkey"} <= btrees
+    assert {name for name, _percent in filled.execute(listed)} == btrees
+
+    filled.execute("""
+        create table grown (id integer primary key, word text) with (autovacuum_enabled = off);
+        create index grown_word_idx on grown (word);
+        insert into grown select n, 'word number ' || n from generate_series(1, 20000) n
+    """)
+    # The build has counted, but how wide a word is, nobody knows.
+    filled.execute("create index grown_word_too_idx on grown (word)")
+    assert not {name for name, _percent in filled.execute(listed) if name.startswith("grown_word")}
+
+    filled.execute("analyze grown")
+    assert {name: percent for name, percent in filled.execute(listed) if name.startswith("grown") and percent > 40} == {}
+    filled.execute("delete from grown where id % 20 > 0; analyze grown")
+    assert {name for name, percent in filled.execute(listed) if name.startswith("grown") and percent > 80} == {
+        *("grown_pkey", "grown_word_idx", "grown_word_too_idx")
+    }
 
 
 def test_an_index_that_somebody_builds_is_left_to_him(filled: Database) -> None:

@@ -61,6 +61,25 @@ def test_it_does_what_it_foretold_and_then_nothing(kept: Database, tmp_path: Pat
     assert kept.execute(f"{rows} where validated_at < now() - interval '10 days'") == [(0,)]
 
 
+def test_indexes_are_judged_by_fresh_statistics(kept: Database, tmp_path: Path) -> None:
+    """What has grown since it was last counted looks like air."""
+    kept.execute("""
+        create table grown (id integer) with (autovacuum_enabled = off);
+        insert into grown values (1);
+        create index grown_idx on grown (id);
+        insert into grown select n from generate_series(2, 20000) n
+    """)
+    [(before,)] = kept.execute("select relfilenode from pg_class where relname = 'grown_idx'")
+    done = Playbooks(tmp_path).run([role(kept, "run", reindex_mb=0)]).output
+    assert "analyze grown" in done
+    assert kept.execute("select relfilenode from pg_class where relname = 'grown_idx'") == [(before,)]
+
+    kept.execute("delete from grown where id % 20 > 0")
+    done = Playbooks(tmp_path).run([role(kept, "run", reindex_mb=0)]).output
+    assert "vacuum grown" in done
+    assert kept.execute("select relfilenode from pg_class where relname = 'grown_idx'") != [(before,)]
+
+
 def test_the_report_shows_every_part(kept: Database, tmp_path: Path) -> None:
     shown = Playbooks(tmp_path).run([role(kept, "report")]).output
     for path in (registry.SQL / "monitoring").glob("*.sql"):
