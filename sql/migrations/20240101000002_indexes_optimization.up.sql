@@ -281,10 +281,25 @@ begin
             ' where hypertable_schema = ''public'' and hypertable_name = $1 and range_end <= $2 and extname = ''timescaledb'' order by range_end'
             using history, horizon
         loop
-            perform set_config('search_path', 'pg_catalog, pg_temp', true), set_config('lock_timeout', '5s', true);
+            perform set_config('search_path', 'pg_catalog, pg_temp', true);
             execute format('select count(*) from %s', chunk.name) into deleted;
-            execute format('select %s.drop_chunks(%L::regclass, older_than => $1)', chunk.extension_schema, 'public.' || history)
-                using chunk.range_end;
+            -- It locks schemas too, and whoever comes after waits as long as it does: so it tries again and again, and never waits for long.
+            for attempt in 1 .. 60 loop
+                begin
+                    perform set_config('search_path', 'pg_catalog, pg_temp', true), set_config('lock_timeout', '1s', true);
+                    execute format('select %s.drop_chunks(%L::regclass, older_than => $1)', chunk.extension_schema, 'public.' || history)
+                        using chunk.range_end;
+                    exit;
+                exception
+                    when lock_not_available then
+                        if attempt = 60 then
+                            raise exception 'public.% or public.schemas was in use all the time: % rows are gone, and the rest waits for the next run',
+                                history, purged using errcode = 'lock_not_available';
+                        end if;
+                end;
+                commit;
+                perform pg_catalog.pg_sleep(0.5 + pg_catalog.random());
+            end loop;
             purged := purged + deleted;
             commit;
         end loop;

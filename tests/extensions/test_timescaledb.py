@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+import time
 from contextlib import closing
 from typing import Dict, List, Tuple
 
@@ -168,6 +169,39 @@ def test_retention_drops_whole_chunks(switched_on: Database) -> None:
     assert dict(switched_on.execute("select * from retention_backlog()"))["validation_history"] == 0
     # A week's chunk at most stays longer than it must.
     assert switched_on.execute("select count(*) from validation_history where validated_at < now() - interval '97 days'") == [(0,)]
+
+
+def test_retention_does_not_make_others_wait(switched_on: Database) -> None:
+    """To drop a chunk it needs a lock on schemas: while somebody has that in use, it tries and gives way, and never gives up soon."""
+    switch(switched_on)
+    backlog = dict(switched_on.execute("select * from retention_backlog()"))["validation_history"]
+    purged: List[int] = []
+
+    def purge() -> None:
+        with closing(switched_on.connect()) as connection, connection.cursor() as cursor:
+            connection.autocommit = True
+            cursor.execute("call purge_history('validation_history', 90)")
+            purged.extend(count for (count,) in cursor.fetchall())
+
+    purging = threading.Thread(target=purge)
+    waits: List[float] = []
+    with closing(switched_on.connect()) as holding, closing(switched_on.connect()) as reading:
+        holding.cursor().execute("select count(*) from schemas")
+        reading.autocommit = True
+        purging.start()
+        until = time.monotonic() + 8
+        while time.monotonic() < until:
+            began = time.monotonic()
+            reading.cursor().execute("select count(*) from schemas")
+            waits.append(time.monotonic() - began)
+            time.sleep(0.05)
+        assert purging.is_alive()
+        assert purged == []
+        holding.rollback()
+        purging.join()
+    assert purged == [backlog]
+    # It was in the way, and not for longer than it may.
+    assert 0.5 < max(waits) < 2
 
 
 def test_deleted_schemas_take_their_history_along(switched_on: Database) -> None:
