@@ -12,8 +12,8 @@ drop table public.schema_dependencies;
 drop table public.schemas;
 drop function public.version_precedence(text, text);
 
--- Extensions and the role go only if the up script made them (their comments say so), and if nobody else has begun to
--- use them: then they stay, and a notice says why.
+-- Extensions and the role go only if the up script made them (their comments say so), if nobody else has begun to use
+-- them, and if they are this role's to drop: otherwise they stay, and a notice says why.
 do $$
 declare
     extension name;
@@ -27,8 +27,8 @@ begin
         begin
             execute format('drop extension %I', extension);
         exception
-            when dependent_objects_still_exist then
-                raise notice 'extension % stays: others use it', extension;
+            when dependent_objects_still_exist or insufficient_privilege then
+                raise notice 'extension % stays: %', extension, sqlerrm;
         end;
     end loop;
 end

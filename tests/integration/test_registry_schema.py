@@ -115,6 +115,21 @@ def test_an_extension_that_others_use_stays(database: Database) -> None:
     assert [name for (name,) in database.execute("select extname from pg_extension where extname <> 'plpgsql'")] == ["uuid-ossp"]
 
 
+def test_an_extension_that_belongs_to_somebody_else_stays(database: Database) -> None:
+    """A superuser brought the first migration in, or a dump of what it had made: the marked extensions are his then."""
+    for extension in EXTENSIONS:
+        database.execute(f"""
+            create extension "{extension}";
+            comment on extension "{extension}" is 'made by migration 20240101000001_initial_schema; its down script drops it'
+        """, user="postgres")
+    before = database.dump()
+    database.psql(registry.up(INITIAL))
+    said = database.psql(registry.down(INITIAL))
+    for extension in EXTENSIONS:
+        assert f"extension {extension} stays: must be owner of extension {extension}" in said
+    assert database.dump() == before
+
+
 def test_the_last_database_takes_its_role_along(no_role: None, server: Server) -> None:
     with server.database(owner_options="createrole") as one:
         one.psql(registry.up(INITIAL))
