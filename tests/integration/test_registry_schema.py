@@ -184,6 +184,17 @@ def test_verification_passes_and_leaves_nothing(prepared: Database) -> None:
     assert counters.sub("", verified) == counters.sub("", prepared.dump(data=True))
 
 
+# What several of the functions begin with.
+AGE_CHECK = """\
+if retention_days is null or retention_days < 0 then
+        raise exception 'retention_days must be 0 or more, not %', coalesce(retention_days::text, 'null')
+            using errcode = 'invalid_parameter_value';
+    end if;
+    """
+
+HISTORY = "public.purge_history(text, integer, bigint, integer)"
+DELETED = "public.purge_deleted_schemas(integer, bigint, integer)"
+
 # A mistake in a migration, and the word with which its verification must refuse it.
 MISTAKES = [
     (INITIAL, "schemas_subject_version_key", "create unique index schemas_subject_version_key", "create index schemas_subject_version_key"),
@@ -226,6 +237,44 @@ MISTAKES = [
     (INDEXES, "schemas_deleted_at_idx", "where deleted_at is not null", "where deleted_at is null"),
     (INDEXES, "validation_history_slow_idx", "where duration_ms > 100", "where duration_ms > 1000"),
     (INDEXES, "everybody may call", "revoke execute on function", "-- revoke execute on function"),
+    (INDEXES, "index validation_history_slow_recent_idx is missing",
+     "create index validation_history_slow_recent_idx", "create index validation_history_slow_late_idx"),
+    (INDEXES, "validation_history_slow_recent_idx", "(validated_at) where duration_ms > 100", "(validated_at) where duration_ms > 1000"),
+    (INDEXES, "statistics schemas_search_stats are of",
+     "(metadata->>'owner'), (metadata->>'state'), (metadata->>'compatibility_level')\nfrom", "(metadata->>'owner'), (metadata->>'state')\nfrom"),
+    (INDEXES, "statistics schemas_search_stats do not list", "public.schemas_search_stats (mcv) on", "public.schemas_search_stats (ndistinct) on"),
+    (INDEXES, "statistics schemas_tags_stats are of", "on (metadata->'tags') from", "on (metadata->'tag') from"),
+    (INDEXES, "the sample of subjects or tags is too small", "alter column subject set statistics 1000", "alter column subject set statistics 100"),
+    (INDEXES, "the sample of subjects or tags is too small", "alter statistics public.schemas_tags_stats set statistics 1000", "select"),
+    (INDEXES, "defaults of maintenance_runs", "    message text,\n", "    message text default '',\n"),
+    (INDEXES, "a result without an end", "(finished_at is null) = (succeeded is null) and finished_at", "finished_at"),
+    (INDEXES, "an end before the beginning", " and finished_at >= started_at", ""),
+    (INDEXES, "keeps two runs of one job", "constraint maintenance_runs_pkey primary key (job)", "constraint maintenance_runs_pkey check (job <> '')"),
+    (INDEXES, "history_horizon() of validation_history and 90 days",
+     "now() - make_interval(days => retention_days);\n    is_hypertable", "now() - make_interval(days => retention_days - 80);\n    is_hypertable"),
+    (INDEXES, "was not refused: select public.history_horizon('schemas', 1)",
+     "if history not in ('validation_history', ", "if history not in ('schemas', 'validation_history', "),
+    (INDEXES, "was not refused: select public.history_horizon('validation_history', -1)", f"{AGE_CHECK}if to_regclass", "if to_regclass"),
+    (INDEXES, "was not refused: call public.purge_deleted_schemas(-1)", f"{AGE_CHECK}doomed", "doomed"),
+    (INDEXES, "purge_history() deletes from validation_history what is not old enough", "%1$I >= $1 and %1$I < $2 order", "%1$I >= $1 order"),
+    (INDEXES, "purge_history() does not delete from validation_history", "        reached := last_time;\n        commit;\n", "        reached := last_time;\n"),
+    (INDEXES, "purge_deleted_schemas() does not delete", "doomed := array(select public.schemas_to_purge(retention_days))", "doomed := array[]::uuid[]"),
+    (INDEXES, "schemas_to_purge() lists other schemas", " and dependent.deleted_at is null", ""),
+    (INDEXES, "schemas_to_purge() lists other schemas",
+     "schemas_to_purge(retention_days integer default 30)", "schemas_to_purge(retention_days integer default 20)"),
+    (INDEXES, "retention_backlog() counts wrongly",
+     "checked_at < public.history_horizon(kind, check_days)", "checked_at >= public.history_horizon(kind, check_days)"),
+    (INDEXES, "retention_backlog() does not go by the ages", "public.history_horizon(kind, access_days)", "public.history_horizon(kind, 90)"),
+    (INDEXES, "maintenance_jobs() lists", "('vacuum', '12 3", "('vacuum_all', '12 3"),
+    (INDEXES, "without a time", "'17 */6 * * *'", "'17 */6 * *'"),
+    (INDEXES, "which is not there", "'select public.refresh_subject_versions()'", "'select public.refresh_subjects()'"),
+    (INDEXES, "maintenance_jobs() deletes by", "(''compatibility_checks'', %s)', check_days)", "(''compatibility_checks'', %s)', access_days)"),
+    (INDEXES, "without knowing its table", "counted.entries > 0 and widths.are_known", "true"),
+    (INDEXES, "finds a full index bloated", "ceil(counted.entries * (12", "ceil(0.1 * counted.entries * (12"),
+    (INDEXES, "mostly air", "least(necessary, actual),\n        round(100 *", "least(necessary, actual),\n        round(10 *"),
+    (INDEXES, "everybody may call purge_history", f"{HISTORY}, {DELETED}\n    from", f"{DELETED}\n    from"),
+    (INDEXES, "everybody may call purge_deleted_schemas", f"{HISTORY}, {DELETED}\n    from", f"{HISTORY}\n    from"),
+    (INDEXES, "may write maintenance_runs", "grant select on public.maintenance_runs to", "grant insert, select on public.maintenance_runs to"),
     (INDEXES, "may write", "grant select on public.schema_access_log", "grant insert, select on public.schema_access_log"),
 ]  # fmt: skip
 
