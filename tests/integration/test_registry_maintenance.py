@@ -15,6 +15,7 @@ from support import registry
 from support.postgres import Database
 
 NEEDS = (registry.SQL / "maintenance" / "needs.sql").read_text()
+MONITORING = registry.SQL / "monitoring"
 HISTORY = {"validation_history": "validated_at", "schema_access_log": "accessed_at", "compatibility_checks": "checked_at"}
 
 
@@ -235,7 +236,48 @@ def test_an_index_that_somebody_builds_is_left_to_him(filled: Database) -> None:
     assert needed() == ["reindex index concurrently slowly_built"]
 
 
-@pytest.mark.parametrize("path", sorted((registry.SQL / "monitoring").glob("*.sql")), ids=lambda path: path.stem)
+def test_superfluous_indexes_are_named_and_no_others(filled: Database) -> None:
+    def superfluous() -> List[Any]:
+        return filled.execute((MONITORING / "duplicate_indexes.sql").read_text(), user="postgres")
+
+    # Some that are shipped are beginnings of others, and smaller.
+    assert superfluous() == []
+    filled.execute("""
+        create index twin_idx on schemas (created_at) where deleted_at is null;
+        create index words_idx on subjects (description);
+        create index bytes_idx on subjects (description collate "C");
+        create table pairs as select n as one, n % 10 as digit, n as other from generate_series(1, 100000) n;
+        create index pairs_one_other_idx on pairs (one, other);
+        create index pairs_one_idx on pairs (one);
+        create index pairs_digit_other_idx on pairs (digit, other);
+        create index pairs_digit_idx on pairs (digit)
+    """)
+    assert {(index, covered_by) for index, _size, covered_by, *_rest in superfluous()} == {
+        ("twin_idx", "schemas_live_created_at_idx"),
+        ("pairs_one_idx", "pairs_one_other_idx"),
+    }
+
+
+def test_a_prepared_transaction_that_is_in_the_way_is_shown(filled: Database) -> None:
+    with closing(filled.connect()) as preparing, closing(filled.connect()) as waiting:
+        preparing.autocommit = waiting.autocommit = True
+        for statement in ("begin", "lock table subjects", "prepare transaction 'left behind'"):
+            preparing.cursor().execute(statement)
+        waiter = threading.Thread(target=lambda: waiting.cursor().execute("select count(*) from subjects"))
+        waiter.start()
+        try:
+            shown = ""
+            deadline = time.monotonic() + 30
+            while "prepared transaction" not in shown and time.monotonic() < deadline:
+                shown = filled.psql(MONITORING / "blocked_sessions.sql", user="postgres")
+            assert "prepared transaction" in shown
+            assert "select count(*) from subjects" in shown
+        finally:
+            preparing.cursor().execute("rollback prepared 'left behind'")
+            waiter.join()
+
+
+@pytest.mark.parametrize("path", sorted(MONITORING.glob("*.sql")), ids=lambda path: path.stem)
 def test_monitoring_runs_on_any_database(filled: Database, path: Any) -> None:
     assert "row" in filled.psql(path, user="postgres") or path.stem == "slow_statements"
     for name in reversed(registry.NAMES):
