@@ -170,7 +170,7 @@ from public.schemas;
 create statistics public.schemas_tags_stats on (metadata->'tags') from public.schemas;
 
 -- How often a part of a subject, or a tag, is found is told from a sample of that many values. With the usual hundred, a rare one that happens
--- to be in it counts as frequent, and a search for it walks through half a million schemas.
+-- to be in it counts as frequent, and a search for it walks through the schemas in their order (docs/schema-performance.md says how long).
 alter table public.schemas alter column subject set statistics 1000;
 alter statistics public.schemas_tags_stats set statistics 1000;
 
