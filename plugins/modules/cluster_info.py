@@ -63,6 +63,11 @@ options:
     type: list
     elements: str
     default: []
+  repository:
+    description:
+      - Address and suite of an apt repository to look for, with a space between them. C({codename}) stands for the name of the host's release.
+    type: str
+    default: ''
   tls_files:
     description:
       - Certificate, private key and optionally certificate authority that the server uses. C({version}) stands for the major version.
@@ -124,6 +129,10 @@ packages:
   returned: always
   type: dict
   sample: {postgresql-15: 15.13-0+deb12u1, python3-psycopg2: ''}
+repository_missing:
+  description: Whether none of apt's sources is O(repository). False if that is empty.
+  returned: always
+  type: bool
 extensions:
   description: The extensions of which the files are installed for this major version.
   returned: always
@@ -290,6 +299,20 @@ def get_packages(module: AnsibleModule, names: t.List[str]) -> t.Dict[str, str]:
     return found
 
 
+def get_repository_missing(repository: str, directory: str = "/etc/apt") -> bool:
+    """Whether no source of apt has this address and suite."""
+    if not repository:
+        return False
+    wanted = {"deb", *(word.rstrip("/") for word in repository.split())}
+    sources = read(directory + "/sources.list").splitlines()
+    for path in glob.glob(directory + "/sources.list.d/*"):
+        text = re.sub(r"^#.*\n?", "", read(path), flags=re.MULTILINE)
+        # One source in each line, or in each paragraph.
+        sources += text.splitlines() if path.endswith(".list") else re.split(r"\n\s*\n", text) if path.endswith(".sources") else []
+    sources = [source.split("#")[0] for source in sources if not re.search(r"^Enabled:\s*no\b", source, re.MULTILINE | re.IGNORECASE)]
+    return not any(wanted <= {word.rstrip("/") for word in source.split()} for source in sources)
+
+
 def get_clusters(module: AnsibleModule) -> t.List[t.Dict[str, t.Any]]:
     """What pg_lsclusters knows."""
     command = module.get_bin_path("pg_lsclusters")
@@ -417,6 +440,7 @@ def main() -> None:
             "data_directory": {"type": "path", "default": ""},
             "port": {"type": "int", "default": 5432},
             "packages": {"type": "list", "elements": "str", "default": []},
+            "repository": {"type": "str", "default": ""},
             "tls_files": {"type": "list", "elements": "path", "default": []},
             "timeout": {"type": "int", "default": 0},
         },
@@ -443,6 +467,7 @@ def main() -> None:
         hostname=platform.node(),
         locales=module.run_command(["locale", "-a"])[1].split() if module.get_bin_path("locale") else [],
         packages=get_packages(module, [name.replace("{version}", version) for name in module.params["packages"]]),
+        repository_missing=get_repository_missing(module.params["repository"].replace("{codename}", system["codename"])),
         extensions=sorted(os.path.basename(path)[: -len(".control")] for path in controls),
         clusters=clusters,
         cluster=cluster,

@@ -72,6 +72,27 @@ def test_only_installed_packages_have_a_version() -> None:
     assert cluster_info.get_packages(module, ["acl", "openssl", "logrotate"]) == {"acl": "2.3", "openssl": "", "logrotate": ""}
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "missing"),
+    [
+        ("pgdg.sources", "Types: deb\nURIs: https://mirror/pg\nSuites: trixie-pgdg\nComponents: main\n", False),
+        ("pgdg.sources", "Types: deb deb-src\nURIs: https://other https://mirror/pg/\nSuites: trixie trixie-pgdg\n", False),
+        ("pgdg.sources", "Types: deb\nURIs: https://mirror/pg\nSuites: bookworm-pgdg\n\nTypes: deb\nURIs: https://other\nSuites: trixie-pgdg\n", True),
+        ("pgdg.sources", "Enabled: no\nTypes: deb\nURIs: https://mirror/pg\nSuites: trixie-pgdg\n", True),
+        ("pgdg.sources", "Types: deb\n# URIs: https://mirror/pg\nURIs: https://other\nSuites: trixie-pgdg\n", True),
+        ("pgdg.list", "deb [signed-by=/key] https://mirror/pg trixie-pgdg main\n", False),
+        ("pgdg.list", "#deb https://mirror/pg trixie-pgdg main\ndeb-src https://mirror/pg trixie-pgdg main\n", True),
+        ("pgdg.list.save", "deb https://mirror/pg trixie-pgdg main\n", True),
+    ],
+)
+def test_a_repository_is_known_by_address_and_suite(tmp_path: Path, name: str, text: str, missing: bool) -> None:
+    """However it came there."""
+    (tmp_path / "sources.list.d").mkdir()
+    (tmp_path / "sources.list.d" / name).write_text(text)
+    assert cluster_info.get_repository_missing("https://mirror/pg trixie-pgdg", str(tmp_path)) is missing
+    assert not cluster_info.get_repository_missing("", str(tmp_path))
+
+
 def test_a_host_without_postgresql_has_no_clusters() -> None:
     """Nothing is installed there, and nothing fails."""
     assert cluster_info.get_clusters(FakeModule({}, {})) == []
