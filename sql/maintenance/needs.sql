@@ -1,5 +1,5 @@
 -- What there is to do now, as statements that each run outside of a transaction, and why; none where all is well. `tasks_from: run` of the role
--- maintenance runs them one by one.
+-- maintenance runs them one by one: those for tables first, and then, since what is said of indexes goes by statistics, it asks again.
 --
 -- Settings: registry.reindex_percent=50 (a larger part of an index is air) of registry.reindex_mb=64 (and it is at least so large).
 select reason, statement
