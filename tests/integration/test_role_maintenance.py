@@ -99,7 +99,7 @@ def test_the_timers_of_a_database_that_is_named_alike_are_left_alone(kept: Datab
     etc = kept.server.directory / "etc"
     own = [
         "systemd/system/schema-registry-5432-orders_refresh@.service",
-        "systemd/system/schema-registry-5432-orders_refresh-purge_checks.timer",
+        *(f"systemd/system/schema-registry-5432-orders_refresh-{job}.timer" for (job,) in kept.execute("select job from maintenance_jobs()")),
         "systemd/system/timers.target.wants/schema-registry-5432-orders_refresh-vacuum.timer",
         "cron.d/schema-registry-5432-orders_refresh",
     ]
