@@ -7,11 +7,15 @@ from typing import Any, Dict
 import pytest
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import executor, rollout
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.errors import MigrationError
-from support.migrations import HISTORY, LEDGER, Release
+from support.migrations import HISTORY, LEDGER, Release, checksum
 
 
 class Killed(BaseException):
     """Stands for the end of the process."""
+
+
+def dies(*_unused: object) -> None:
+    raise Killed
 
 
 @pytest.fixture
@@ -237,6 +241,44 @@ def test_a_proof_begins_anew_where_an_older_one_is_out_of_reach(proven: Release)
     (proven.migrations / "2_table.up.sql").write_text("create table t2 (id bigint);")
     script.write_text("create table t3 (id int);")
     assert proven.roll_out(prove=True)["proved"] == [2, 3]
+    assert proven.info()["proven"]
+
+
+def test_what_others_applied_is_never_taken_back(proven: Release) -> None:
+    script = proven.add("3_table", "create table t3 (id int); select 1 / 0;", "drop table t3;")
+    with pytest.raises(MigrationError):
+        proven.roll_out(prove=True)
+    script.write_text("create table t3 (id int);")
+    proven.migrate()
+    proven.database.execute("insert into t3 values (7)")
+    answer = proven.roll_out(prove=True)
+    assert (answer["changed"], answer["proven"]) == (False, False)
+    assert proven.database.execute("select id from t3") == [(7,)]
+
+
+def test_what_sqlx_applied_again_is_never_taken_back(proven: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    proven.add_tables(3, 3)
+    with monkeypatch.context() as patched:
+        patched.setattr(rollout.Rollout, "_prove", dies)
+        with pytest.raises(Killed):
+            proven.roll_out(prove=True)
+    proven.database.execute(f"drop table t3; delete from {LEDGER} where version = 3")
+    proven.database.execute(
+        f"create table t3 (id int); insert into t3 values (7); insert into {LEDGER} (version, description, success, checksum, execution_time)"
+        " values (3, 'table', true, %s, 1)",
+        [checksum("create table t3 (id int);")],
+    )
+    assert not proven.roll_out(prove=True)["changed"]
+    assert proven.database.execute("select id from t3") == [(7,)]
+
+
+def test_a_proof_goes_by_the_schema_as_it_was_mended(proven: Release) -> None:
+    proven.add_tables(3, 3)
+    proven.database.execute("create table t3 (in_the_way int)")
+    with pytest.raises(MigrationError, match="already exists"):
+        proven.roll_out(prove=True)
+    proven.database.execute("drop table t3")
+    assert proven.roll_out(prove=True)["proved"] == [3]
     assert proven.info()["proven"]
 
 

@@ -11,6 +11,7 @@ the first and then finds the row, before any of its own SQL has run.
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 import typing as t
 
@@ -18,7 +19,7 @@ from . import fingerprint, outside, plan, proofs, scripts, statements
 from .commits import Closing, CommitFailed, Commits
 from .errors import ExecutionError, LockError, MigrationError, PlanError
 from .failure import NOT_COMMITTED, NOT_VERIFIED, Description, Where, describe
-from .history import BEGUN, FAILED, Entry, History, entry, nanoseconds, read_rows
+from .history import BEGUN, FAILED, STATEMENT, Entry, History, entry, nanoseconds, read_rows
 from .ledger import Ledger
 from .lock import AdvisoryLock
 from .rehearsal import Rehearsal, Rehearsed
@@ -32,6 +33,9 @@ _UNIQUE_VIOLATION = "23505"
 _SAVEPOINT = "schema_registry_verify"
 _NOTICES_MAX = 50
 
+# pg_advisory_unlock_all() and DISCARD ALL.
+_MAY_UNLOCK = re.compile(rb"advisory|discard", re.IGNORECASE)
+
 
 class Options(t.NamedTuple):
     """Bounds and permissions; the fields are the module's parameters of the same names."""
@@ -44,6 +48,9 @@ class Options(t.NamedTuple):
     create_schemas: t.Tuple[str, ...] = ()
     end_idle_lock_holder: float = 0.0
     prove: bool = False
+    """Whether a proof begins with this run."""
+    for_proof: bool = False
+    """Whether what is applied is part of a proof."""
 
 
 DEFAULTS = Options()
@@ -298,9 +305,9 @@ class Executor:
             closing += "set constraints all immediate;"
         seconds = time.monotonic() - began
         done = plan.Done(step, migration.description, migration.checksum, seconds, self._notices())
-        closing += self._session.reset + self._history.record(*entry(done))
+        closing += self._session.reset + self._record(done)
         self._commits.open = Closing(script, closing, done)
-        if b"advisory" in script.content.lower() and not self._together:
+        if _MAY_UNLOCK.search(script.content) and not self._together:
             self._check_lock(step)
 
     def _must_be_inside(self, step: plan.Step, script: Script) -> None:
@@ -350,6 +357,8 @@ class Executor:
             self._begin("")
             finished = outside.finished(self._history, step.version, script, parts)
             interrupted = not self._history.failed(step.version)
+            # From here on, this run may be cut off as well.
+            self._session.run(self._history.record(step.version, STATEMENT, BEGUN, position=finished))
         else:
             finished, interrupted = 0, False
             with self._reported(where):
@@ -357,6 +366,10 @@ class Executor:
                     return
                 self._sender.send(self._history.record(step.version, step.action, BEGUN) + "commit")
         self._lock.step_aside()
+        for part in filter(outside.sets_session, parts[:finished]):
+            # What went with the session that was cut off.
+            with self._reported(where._replace(statement=part)):
+                self._sender.send(part.text)
         for position in range(finished, len(parts)):
             with self._reported(where._replace(statement=parts[position])):
                 outside.run(
@@ -373,7 +386,7 @@ class Executor:
         self._commits.open = Closing(script, "begin;" + self._rows(done), done)
         with self._reported(Where(step)):
             self._begin("")
-        if b"advisory" in script.content.lower():
+        if _MAY_UNLOCK.search(script.content):
             self._check_lock(step)
 
     def _claim_unfinished(self, step: plan.Step, migration: Migration) -> str:
@@ -383,10 +396,14 @@ class Executor:
 
     def _rows(self, done: plan.Done) -> str:
         """Statements that say that a step outside transactions is done."""
-        record = self._history.record(*entry(done))
+        record = self._record(done)
         if done.step.action == plan.APPLY:
             return record + self._ledger.finish(done.step.version, nanoseconds(done.seconds), done.checksum)
         return record + self._ledger.delete(done.step.version)
+
+    def _record(self, done: plan.Done) -> str:
+        for_proof = self._options.for_proof and done.step.action == plan.APPLY
+        return self._history.record(*entry(done), detail=proofs.TO_BE_PROVEN if for_proof else "")
 
     def _begin(self, opening: str) -> None:
         """Close the step before, and open the next."""

@@ -4,7 +4,7 @@
 """What the history knows of proofs of the way back: written where one is made, read where one is asked for.
 
 A proof is begun before the first migration of a run and done after the last comparison; one that was cut off can be told,
-and finished by the next run.
+and finished by the next run. What it takes back is what runs with a proof have applied, and nobody else.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from .history import BEGUN, DONE, PROVE, STAIRWAY, TRIAL, History, table_for
 from .ledger import Ledger
 from .session import Session, literal
 
+# Beside what a run with a proof has applied.
+TO_BE_PROVEN = "to be proven"
+
 
 class Begun(t.NamedTuple):
     """A proof that is not done yet."""
@@ -25,7 +28,9 @@ class Begun(t.NamedTuple):
     """The release that was installed before: checksum.release of the ledger's rows."""
     fingerprint: str
     """The schema then."""
-    versions: t.FrozenSet[int]
+    age: float
+    """Seconds ago."""
+    versions: t.FrozenSet[int] = frozenset()
     """What is applied, reverted and applied again."""
 
 
@@ -44,6 +49,8 @@ class Known(t.NamedTuple):
     """Since the last one that was done, oldest first."""
     measured: t.Dict[int, t.Dict[str, t.Any]]
     """By version, what it took on a copy of this database (trial.py)."""
+    applied: t.Dict[int, float]
+    """What runs with a proof have applied since the last one that was done and what stands so, and how many seconds ago."""
 
 
 def _newest(rows: t.Iterable[records.Row]) -> int:
@@ -67,7 +74,7 @@ def finish(
 
 def read(session: Session, ledger: Ledger) -> Known:
     """Read it, in two messages."""
-    known = Known(None, {}, {}, {}, (), {})
+    known = Known(None, {}, {}, {}, (), {}, {})
     if not ledger.exists:
         return known
     table = table_for(ledger.name)
@@ -77,13 +84,23 @@ def read(session: Session, ledger: Ledger) -> Known:
         return known._replace(stands_for=age)
     begun: t.List[Begun] = []
     for action, outcome, detail, age, version, duration in session.rows(
-        "select action, outcome, detail, extract(epoch from clock_timestamp() - at)::float8, version, duration_ns from {0}"
+        "select action, outcome, detail, extract(epoch from now() - at)::float8, version, duration_ns from {0}"
         " where action in ('{1}', '{5}', '{6}')"
-        " union all (select action, outcome, null, extract(epoch from clock_timestamp() - at)::float8, null, null from {0}"
-        " where action in ('{2}', '{3}') and outcome = '{4}' order by at desc limit 1) order by 4 desc".format(
-            table.sql, PROVE, records.APPLY, records.REVERT, DONE, STAIRWAY, TRIAL
+        " union all (select action, outcome, null, extract(epoch from now() - at)::float8, null, null from {0}"
+        " where action in ('{2}', '{3}') and outcome = '{4}' order by at desc limit 1)"
+        " union all select 'applied', outcome, null, extract(epoch from now() - at)::float8, version, null from {0} h"
+        " where action = '{2}' and outcome = '{4}' and detail = '{7}'"
+        " and at > coalesce((select max(at) from {0} where action = '{1}' and outcome = '{4}'), '-infinity')"
+        # Nothing of ours came after it, and nothing of sqlx's, which leaves no trace here.
+        " and not exists (select from {0} n where n.version = h.version and n.action in ('{2}', '{3}') and n.outcome = '{4}' and n.at > h.at)"
+        " and exists (select from {8} l where l.version = h.version and l.installed_on <= h.at)"
+        " order by 4 desc".format(
+            table.sql, PROVE, records.APPLY, records.REVERT, DONE, STAIRWAY, TRIAL, TO_BE_PROVEN, ledger.name.sql
         )
     ):
+        if action == "applied":
+            known.applied[version] = age
+            continue
         if action == TRIAL:
             known.measured[version] = dict(json.loads(detail), duration=duration / 1e9)
             continue
@@ -92,7 +109,7 @@ def read(session: Session, ledger: Ledger) -> Known:
             continue
         told = json.loads(detail)
         if outcome == BEGUN:
-            begun.append(Begun(told["installed"], told["fingerprint"], frozenset(told["versions"])))
+            begun.append(Begun(told["installed"], told["fingerprint"], age))
             continue
         known.ways_back.update((int(version), digest) for version, digest in told["ways_back"].items())
         # A stairway proves the ways back, and nothing of this very database.
@@ -104,14 +121,16 @@ def read(session: Session, ledger: Ledger) -> Known:
 
 
 def unfinished(known: Known, rows: t.Sequence[records.Row]) -> t.Optional[Begun]:
-    """The proof that was cut off and can still be finished: without what it applied, the ledger is what it was before."""
-    for position, each in enumerate(known.begun):
-        # Where the ledger was taken elsewhere since (a rollback, a repair), what was begun before that is out of reach.
-        versions = each.versions.union(*(later.versions for later in known.begun[position:]))
-        there = versions.intersection(row.version for row in rows)
-        if there and each.installed == checksum.installed(row for row in rows if row.version not in versions):
-            return each._replace(versions=there)
-    return None
+    """The proof that was cut off and can still be finished: without what was applied for it, the ledger is what it was before."""
+    found = None
+    for each in known.begun:
+        there = frozenset(row.version for row in rows if known.applied.get(row.version, each.age) < each.age)
+        if not there or each.installed != checksum.installed(row for row in rows if row.version not in there):
+            continue
+        # Of two that take the same back, the later one knows the schema as it was: what stood in the way of the first was mended by hand.
+        if found is None or there == found.versions:
+            found = each._replace(versions=there)
+    return found
 
 
 def told(known: Known) -> t.Dict[str, t.Any]:

@@ -52,7 +52,7 @@ class Rollout:
         self._release = release
         self._wanted = wanted
         self._policy = policy
-        self._options = options._replace(prove=terms.prove)
+        self._options = options._replace(prove=terms.prove, for_proof=terms.prove)
         self._terms = terms
         self._explain = explain
         self._done: t.List[plan.Done] = []
