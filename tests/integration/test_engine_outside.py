@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any, Dict
 
 import pytest
-from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import executor
+from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import executor, outside
 from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations.errors import ExecutionError, MigrationError, PlanError
 from support.migrations import LEDGER, Release, checksum
 
 MARKER = "-- no-transaction\n"
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
 
 
 def failure(release: Release, **arguments: Any) -> MigrationError:
@@ -79,6 +83,49 @@ def test_what_failed_in_the_middle_continues_there(release: Release) -> None:
     assert steps == ["one", "two", "corrected", "three"]
     assert release.rows()[1].checksum == checksum(script.read_text())
     assert release.rows()[1].success
+
+
+def test_what_a_file_set_is_set_again_where_it_continues(release: Release) -> None:
+    release.add("1_tables", "create schema tenant; create table t (id int); create table tenant.t (id int); insert into tenant.t values (1), (1);")
+    release.add(
+        "2_outside",
+        MARKER + "set search_path to tenant;\nselect set_config('work_mem', '7MB', false);\ncreate unique index concurrently u on t (id);\n"
+        "create table said as select current_setting('work_mem') as memory;\n",
+        verify="select from said;\nselect from t where id = 1;\n",
+    )
+    assert failure(release).failed["sqlstate"] == "23505"
+    release.database.execute("delete from tenant.t")
+    release.migrate()
+    assert (release.has("tenant.u"), release.has("public.u")) == (True, False)
+    assert release.database.execute("select memory from tenant.said") == [("7MB",)]
+
+
+def test_a_run_that_continued_and_was_cut_off_did_not_fail(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    release.add("1_table", "create table t (id int); insert into t values (1), (1);")
+    release.add("2_outside", MARKER + "create unique index concurrently u on t (id);\n")
+    assert failure(release).failed["sqlstate"] == "23505"
+    release.database.execute("delete from t")
+
+    def built_and_killed(sender: Any, statement: Any, interrupted: bool) -> None:
+        sender.send("drop index concurrently u")
+        sender.send(statement.text)
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(outside, "_alone", built_and_killed)
+        with pytest.raises(Killed):
+            release.migrate()
+    assert release.migrate()["dirty"] == []
+
+
+def test_a_block_may_call_what_commits(release: Release) -> None:
+    release.add(
+        "1_procedure",
+        "create table t (id int); create procedure moves() language plpgsql as $$ begin insert into t values (1); commit; end $$;",
+    )
+    release.add("2_outside", MARKER + "do $$ begin for i in 1 .. 3 loop call moves(); end loop; end $$;\n")
+    release.migrate()
+    assert release.database.execute("select count(*) from t") == [(3,)]
 
 
 def test_a_finished_statement_must_stay_as_it_was(release: Release) -> None:

@@ -145,7 +145,7 @@ class History:
         )
 
     def failed(self, version: int) -> bool:
-        """Whether the last that is known of a version is an error, and not that the run was cut off."""
+        """Whether the last that is known of a version is an error, and not that a run was cut off."""
         outcomes = self._session.rows(
             "select outcome from {0} where version = {1} and action in ({2}, {3}) order by at desc limit 1".format(
                 self.table.sql, version, _SCRIPTS, literal(STATEMENT)

@@ -19,7 +19,8 @@ from .sender import DEADLOCK, TRANSIENT, Sender
 from .session import ServerError, identifier, literal, milliseconds
 from .source import Script
 
-_COMMIT = re.compile(r"\b(?:commit|rollback)\b", re.IGNORECASE)
+# A procedure that is called may commit.
+_COMMIT = re.compile(r"\b(?:commit|rollback|call)\b", re.IGNORECASE)
 
 
 # SQLSTATE active_sql_transaction.
@@ -87,6 +88,14 @@ def run(sender: Sender, history: History, version: int, position: int, statement
         # Done, and it cannot be said: whoever comes next must take it for cut off, not for failed.
         sender.session.close()
         raise
+
+
+def sets_session(statement: statements.Statement) -> bool:
+    """Whether what a statement did is gone with its session, and the statements after it rely on it."""
+    first, *rest = statement.head
+    if first == "set":
+        return not rest or rest[0] not in ("local", "constraints", "transaction")
+    return first == "reset" or (first == "select" and "set_config" in rest[:3])
 
 
 def _is_beside(statement: statements.Statement) -> bool:
