@@ -275,6 +275,11 @@ def main() -> None:
         answer = _answer(module, request)
     except ValueError as error:
         module.fail_json(msg=str(error))
+    except session.ServerError as error:
+        module.fail_json(
+            msg="{0} (SQLSTATE {1})".format(" ".join(str(error).split()), error.pgcode),
+            recovery="What was tried in a scratch database is dropped; no other database was changed.",
+        )
     except MigrationError as error:
         module.fail_json(msg=error.text, recovery=error.recovery, **error.failed)
     module.exit_json(**answer)

@@ -59,6 +59,17 @@ def test_what_fails_at_the_commit_only_has_a_place(stand: Release) -> None:
     assert failed.value.failed["file"] == str(script)
 
 
+def test_an_interrupted_file_continues_on_the_copy(stand: Release) -> None:
+    script = stand.add("2_outside", "-- no-transaction\nset work_mem = '7MB';\nvacuum t;\ninsert into nowhere values (1);\n")
+    with pytest.raises(MigrationError):
+        stand.migrate()
+    script.write_text(script.read_text().replace("nowhere", "t"))
+    (told,) = measure(stand)["measured"]
+    assert [each["line"] for each in told["statements"]] == [4]
+    stand.add("3_after", "select 1;")
+    assert [each["version"] for each in measure(stand)["measured"]] == [2, 3]
+
+
 def test_files_outside_of_transactions_are_measured_too(stand: Release) -> None:
     stand.add("2_index", "-- no-transaction\ncreate index concurrently t_id on t (id);\nvacuum t;", "drop index t_id;", "select 't_id'::regclass;")
     stand.add("3_after", "drop index t_id;", "select 1;", "do $$ begin assert to_regclass('t_id') is null; end $$;")

@@ -9,8 +9,8 @@ import json
 import time
 import typing as t
 
-from . import plan, scripts, statements
-from .errors import MigrationError
+from . import outside, plan, scripts, statements
+from .errors import MigrationError, PlanError
 from .failure import NOT_COMMITTED, Where
 from .history import DONE, TRIAL, History, nanoseconds, read_rows, table_for
 from .ledger import Ledger
@@ -69,10 +69,13 @@ class Trial(Rehearsal):
         began = time.monotonic()
         if not migration.up.no_transaction:
             self._sender.send("begin")
-        self._sender.send(self._ledger.insert(step.version, migration.description, migration.checksum))
+        parts = scripts.split(step, migration.up)
+        finished = self._finished(step, parts) if step.resume else 0
+        if not step.resume:
+            self._sender.send(self._ledger.insert(step.version, migration.description, migration.checksum))
         # That lock is ours, and no statement's.
         self._locks = self._held()
-        observed = tuple(self._observe(step, migration.up, each) for each in scripts.split(step, migration.up))
+        observed = tuple(self._observe(step, migration.up, each) for each in parts[finished:])
         if migration.verify:
             if migration.up.no_transaction:
                 self._sender.send("begin read only")
@@ -86,6 +89,16 @@ class Trial(Rehearsal):
         return Measured(
             step, migration.description, seconds, observed, written, max(self._peak, self._size()) - before, self._size() - before
         )
+
+    def _finished(self, step: plan.Step, parts: t.Sequence[statements.Statement]) -> int:
+        """How many statements of an interrupted file are done; what they set for the session is set again."""
+        if step.action == plan.REVERT:
+            raise PlanError("Version {0} was interrupted on its way back. Finish that first.".format(step.version), {"dirty": step.version})
+        history = History(self._session, self._ledger, self._release.digest, "")
+        finished = outside.finished(history, step.version, self._release.migrations[step.version].up, parts)
+        for part in filter(outside.sets_session, parts[:finished]):
+            self._sender.send(part.text)
+        return finished
 
     def _observe(self, step: plan.Step, script: Script, statement: statements.Statement) -> Observed:
         observed = super()._observe(step, script, statement)
