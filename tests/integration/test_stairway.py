@@ -142,6 +142,14 @@ def databases(stand: Release) -> List[str]:
     return [name for (name,) in stand.database.execute("select datname from pg_database order by 1")]
 
 
+def test_a_version_0_is_a_stair_as_well(release: Release) -> None:
+    release.add("0_init", "create table t0 (id int);", "-- data-loss: table t0\ndrop table t0;")
+    release.add_tables(1, 1)
+    (release.migrations / "1_table.down.sql").write_text("-- data-loss: table t1\ndrop table t1;")
+    assert [(each["version"], each["proven"]) for each in walk(release)["stairs"]] == [(0, True), (1, True)]
+    assert [each["version"] for each in release.migrate(0)["applied"]] == [0]
+
+
 def test_the_registry(release: Release) -> None:
     files = source.read([str(registry.MIGRATIONS)], str(registry.VERIFY))
     samples = source.read_samples(str(registry.SAMPLES), {each.version for each in files.migrations})

@@ -124,7 +124,8 @@ def make(
     applied = [version for version in ledger if target is None or version <= target]
     forward = [v for v in sorted(by_version) if v not in ledger and (target is None or v <= target)]
     if target == 0:
-        forward = []
+        # A release may have a version 0.
+        forward = [version for version in forward if version == 0]
     _check_order(forward, max(applied, default=None), policy, warnings)
     steps.extend(Step(APPLY, version) for version in forward)
 
