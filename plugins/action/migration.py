@@ -74,6 +74,8 @@ class ActionModule(ControllerAction):
             params["allow_transaction_control"],
             params["known_fingerprints"],
         )
+        if params["rehearse"] and (self._task.check_mode or not foreseen.is_due):
+            return dict(foreseen.answer, **picture.standing(everything, rows, seen["fingerprint"])), everything
         if self._task.check_mode or not foreseen.is_due:
             return foreseen.answer, everything
         versions = {*foreseen.planned.versions(plan.APPLY, plan.REVERT), *foreseen.unproven}

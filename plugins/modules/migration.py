@@ -524,6 +524,9 @@ def _answer(module: AnsibleModule, request: picture.Data) -> picture.Data:
             *(carried, seen, rows, version, policy, explain), params["allow_transaction_control"], params["known_fingerprints"]
         )
         answer, is_due = foreseen.answer, foreseen.is_due
+        if params["rehearse"]:
+            # Which changes nothing, whatever is due.
+            answer.update(picture.standing(carried, rows, seen["fingerprint"]))
     if is_due and not module.check_mode:
         # Most runs have nothing to do, and do not load it.
         from ansible_collections.schema_registry.postgresql.plugins.module_utils._migrations import engine, rollout

@@ -332,6 +332,9 @@ def test_a_rehearsal_tells_what_would_happen_and_leaves_nothing(stand: Stand) ->
     said = " ".join(rehearsal.output.split())
     for words in ("3 more: ", "5 rows", "locks public.t2 AccessExclusiveLock"):
         assert said.count(words) == 2, f"{words!r} is not there for both hosts: {said}"
+    foreseen = stand.play(REHEARSE, "--check")
+    assert set(foreseen.changed.values()) == {0}
+    assert foreseen.output.count("nothing is run in check mode") == 2
 
 
 def test_a_way_back_that_was_edited_or_never_proven_needs_a_name(stand: Stand) -> None:
