@@ -444,3 +444,15 @@ def test_a_schema_that_came_in_another_order_is_the_same(server: Server) -> None
                 database.execute(statement)
             texts.append(taken(database).text)
     assert texts[0] == texts[1]
+
+
+def test_a_policys_roles_may_be_written_in_any_order(rich: Database) -> None:
+    roles = [rich.owner, f"{rich.name}_app", "pg_monitor"]
+    texts = []
+    with looking(rich) as session:
+        for order in (roles, roles[::-1]):
+            session.run(f"begin; create policy several on app.parent to {', '.join(order)}")
+            texts.append(fingerprint.take(session, None).text)
+            session.run("rollback")
+    assert texts[0] == texts[1]
+    assert "permissive to pg_monitor,{database}_app,{owner}" in texts[0]

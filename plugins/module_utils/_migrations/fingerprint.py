@@ -138,9 +138,9 @@ _PARTS = (
     " from relations c join pg_trigger g on g.tgrelid = c.oid where not g.tgisinternal and g.tgname <> 'ts_insert_blocker'",
     # row security policies
     "select 'policy', c.oid::regclass || '.' || quote_ident(p.polname), concat_ws(' ', p.polcmd, case when p.polpermissive"
-    " then 'permissive' else 'restrictive' end, 'to ' || (select string_agg(case when r = 0 then 'public' else role_name(r) end,"
-    " ',' order by 1) from unnest(p.polroles) r), 'using ' || pg_get_expr(p.polqual, p.polrelid), 'with check '"
-    " || pg_get_expr(p.polwithcheck, p.polrelid), quote_literal(comment_on(pg_policy, p.oid, 0)))"
+    " then 'permissive' else 'restrictive' end, 'to ' || (select string_agg(g.name, ',' order by g.name)"
+    " from (select case when r = 0 then 'public' else role_name(r) end as name from unnest(p.polroles) r) g),"
+    " 'using ' || pg_get_expr(p.polqual, p.polrelid), 'with check ' || pg_get_expr(p.polwithcheck, p.polrelid), quote_literal(comment_on(pg_policy, p.oid, 0)))"
     " from relations c join pg_policy p on p.polrelid = c.oid",
     # functions, procedures, aggregates
     "select 'function', p.oid::regprocedure::text, concat_ws(' ', 'owner', role_name(p.proowner),"
