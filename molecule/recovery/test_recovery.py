@@ -330,8 +330,18 @@ def test_the_repository_is_whole(schema: str) -> None:
     machine(f"cp /tmp/whole {file}")
 
 
+def test_a_dump_is_damaged() -> None:
+    """On the neighbour, which nothing of all this has touched so far. Its database is kept, under the name that is said."""
+    before = counted(5435)
+    file = machine("ls /var/backups/postgresql/neighbour/*/1.dump").strip()
+    machine(f"cp {file} /tmp/whole.dump; truncate --size=-5 {file}")
+    (kept,) = set(re.findall(r"schema_registry_before_\w+", type_in("dump", fails=True)))
+    machine(f"psql -qXp 5435 -v ON_ERROR_STOP=1 -c 'drop database if exists schema_registry' -c 'alter database {kept} rename to schema_registry'")
+    assert counted(5435) == before
+    machine(f"mv /tmp/whole.dump {file}")
+
+
 def test_a_dump_comes_back() -> None:
-    """On the neighbour, which nothing of all this has touched so far."""
     before = counted(5435)
     assert subjects(before) == 0
     psql("drop table public.subjects cascade", 5435)
