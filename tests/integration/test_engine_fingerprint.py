@@ -87,6 +87,8 @@ create operator family app.family using btree;
 create operator class app.reversed for type int using btree family app.family as operator 1 >, function 1 btint4cmp(int, int);
 create foreign data wrapper wrapper options (a '1');
 create server remote foreign data wrapper wrapper options (host 'x');
+grant usage on foreign data wrapper wrapper to {app};
+grant usage on foreign server remote to {app};
 create user mapping for {app} server remote options (user 'y');
 create foreign table app.far (id int options (column_name 'i')) server remote options (table_name 't');
 create event trigger watch on ddl_command_end when tag in ('CREATE TABLE') execute function pg_catalog.event_trigger_in();
@@ -271,7 +273,11 @@ drop operator class app.reversed using btree
 alter operator family app.family using btree add function 2 (int4, int4) btint4sortsupport(internal)
 alter foreign data wrapper wrapper options (set a '2')
 alter server remote options (set host 'z')
-grant usage on foreign server remote to {app}
+revoke usage on foreign data wrapper wrapper from {app}
+grant usage on foreign data wrapper wrapper to {owner}
+revoke usage on foreign data wrapper wrapper from {app}; revoke usage on foreign data wrapper wrapper from postgres
+grant usage on foreign server remote to public
+grant usage on foreign server remote to {app} with grant option
 alter foreign table app.far options (set table_name 'u')
 alter foreign table app.far alter column id options (set column_name 'j')
 drop foreign table app.far
@@ -456,3 +462,13 @@ def test_a_policys_roles_may_be_written_in_any_order(rich: Database) -> None:
             session.run("rollback")
     assert texts[0] == texts[1]
     assert "permissive to pg_monitor,{database}_app,{owner}" in texts[0]
+
+
+def test_a_grant_on_a_server_that_was_taken_back_leaves_nothing(rich: Database, original: fingerprint.Fingerprint) -> None:
+    with looking(rich) as session:
+        session.run("begin; create server other foreign data wrapper wrapper")
+        before = fingerprint.take(session, None)
+        session.run("grant usage on foreign server other to public; revoke usage on foreign server other from public")
+        assert fingerprint.take(session, None).difference(before.text) == ""
+        session.run("rollback")
+    assert before.difference(original.text).splitlines()[-1:] == ["+server other: owner postgres"]

@@ -195,8 +195,8 @@ _OTHERS = (
     ("pg_transform", "null::oid", "trffromsql, trftosql"),
     ("pg_language", "lanowner", "lanpltrusted, lanplcallfoid::regproc"),
     ("pg_event_trigger", "evtowner", "evtevent, evtfoid::regproc, evtenabled, evttags"),
-    ("pg_foreign_data_wrapper", "fdwowner", "fdwhandler::regproc, fdwvalidator::regproc, fdwoptions, fdwacl"),
-    ("pg_foreign_server", "srvowner", "srvtype, srvversion, srvoptions, srvacl"),
+    ("pg_foreign_data_wrapper", "fdwowner", "fdwhandler::regproc, fdwvalidator::regproc, fdwoptions"),
+    ("pg_foreign_server", "srvowner", "srvtype, srvversion, srvoptions"),
     (
         "pg_ts_config",
         "cfgowner",
@@ -229,6 +229,9 @@ _OTHERS = (
     ),
 )
 
+# What can be granted on some of them: the column, and what acldefault() calls such an object.
+_GRANTS = {"pg_foreign_data_wrapper": ("fdwacl", "'F'"), "pg_foreign_server": ("srvacl", "'S'")}
+
 # The first OID of what was not there when the cluster was made (FirstNormalObjectId).
 _FIRST_OID = 16384
 
@@ -236,15 +239,16 @@ _FIRST_OID = 16384
 def _others() -> str:
     """All of them in one part: what is common to them is planned once, which matters where none of them is there."""
     found = " union all ".join(
-        "select 'pg_catalog.{0}'::regclass, o.oid, {1}, nullif(concat_ws(' ', {2}), '') from pg_catalog.{0} o where o.oid >= {3}".format(
-            *other, _FIRST_OID
-        )
+        "select 'pg_catalog.{0}'::regclass, o.oid, {1}, nullif(concat_ws(' ', {2}), ''), {3}::aclitem[], {4}::\"char\""
+        " from pg_catalog.{0} o where o.oid >= {5}".format(*other, *_GRANTS.get(other[0], ("null", "null")), _FIRST_OID)
         for other in _OTHERS
     )
     return (
-        "select i.type, i.identity, concat_ws(' ', 'owner ' || role_name(o.owner), o.definition, (select quote_literal(description)"
-        " from pg_description where classoid = o.catalog and objoid = o.oid and objsubid = 0))"
-        " from (" + found + ") o (catalog, oid, owner, definition) cross join pg_identify_object(o.catalog, o.oid, 0) i"
+        "select i.type, i.identity, concat_ws(' ', 'owner ' || role_name(o.owner), o.definition,"
+        # One that was granted and taken back is as good as one that was never granted, as after a restore.
+        " case when o.acl <> acldefault(o.kind, o.owner) then coalesce(" + _acl("o.acl", "o.kind", "o.owner") + ", 'nobody') end,"
+        " (select quote_literal(description) from pg_description where classoid = o.catalog and objoid = o.oid and objsubid = 0))"
+        " from (" + found + ") o (catalog, oid, owner, definition, acl, kind) cross join pg_identify_object(o.catalog, o.oid, 0) i"
         " where not exists (select from pg_depend d where d.classid = o.catalog and d.objid = o.oid and d.deptype = 'e')"
     )
 
