@@ -205,6 +205,7 @@ drop aggregate app.total(int); create aggregate app.total(int) (sfunc = int4pl, 
 drop trigger touch on app.child
 drop trigger late on app.child
 alter table app.child disable trigger touch
+alter table app.parent disable trigger all
 alter table app.child enable always trigger touch
 alter trigger touch on app.child rename to touches
 create or replace trigger touch after update on app.child for each row execute function app.touch()
@@ -472,3 +473,17 @@ def test_a_grant_on_a_server_that_was_taken_back_leaves_nothing(rich: Database, 
         assert fingerprint.take(session, None).difference(before.text) == ""
         session.run("rollback")
     assert before.difference(original.text).splitlines()[-1:] == ["+server other: owner postgres"]
+
+
+@pytest.mark.parametrize("table", ["leaf", "parent"])
+def test_a_foreign_key_that_is_switched_off_on_either_table_shows(rich: Database, table: str) -> None:
+    with looking(rich) as session:
+        session.run("begin; create table app.leaf (parent bigint constraint held references app.parent)")
+        before = fingerprint.take(session, None)
+        session.run(f"alter table app.{table} disable trigger all")
+        off = fingerprint.take(session, None)
+        session.run(f"alter table app.{table} enable trigger all")
+        assert fingerprint.take(session, None).difference(before.text) == ""
+        session.run("rollback")
+    (line,) = [line for line in off.text.splitlines() if line.startswith("constraint app.leaf.held:")]
+    assert line.endswith(f"REFERENCES app.parent(id) triggers disabled on app.{table}")

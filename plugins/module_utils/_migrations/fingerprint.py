@@ -111,9 +111,13 @@ _PARTS = (
     " left join pg_attrdef f on f.adrelid = c.oid and f.adnum = a.attnum"
     " where c.relkind in ('r', 'p', 'v', 'm', 'f', 'c') and a.attnum > 0 and not a.attisdropped",
     # constraints; NOT NULL stands with its column, triggers below
+    # (a foreign key has triggers of its own on both tables, and holds no more where DISABLE TRIGGER ALL switched them off)
     "select 'constraint', coalesce(c.oid::regclass::text || '.', '') || quote_ident(k.conname), concat_ws(' ',"
-    " pg_get_constraintdef(k.oid), quote_literal(comment_on(pg_constraint, k.oid, 0)))"
-    " from relations c join pg_constraint k on k.conrelid = c.oid where k.contype not in ('t', 'n')",
+    " pg_get_constraintdef(k.oid), 'triggers ' || g.switched, quote_literal(comment_on(pg_constraint, k.oid, 0)))"
+    " from relations c join pg_constraint k on k.conrelid = c.oid left join (select tgconstraint, string_agg(distinct"
+    " case tgenabled when 'D' then 'disabled' when 'R' then 'for replicas' else 'always' end || ' on ' || tgrelid::regclass, ', ')"
+    " as switched from pg_trigger where tgisinternal and tgenabled <> 'O' group by tgconstraint) g on g.tgconstraint = k.oid"
+    " where k.contype not in ('t', 'n')",
     # indexes
     "select 'index', i.indexrelid::regclass::text, concat_ws(' ', pg_get_indexdef(i.indexrelid),"
     " case when not i.indisvalid then 'invalid' end, case when i.indisclustered then 'clustered' end,"
