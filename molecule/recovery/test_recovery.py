@@ -61,9 +61,9 @@ def psql(sql: str, port: int = 5434) -> str:
     ).strip()
 
 
-def type_in(name: str, *, fails: bool = False, **environment: str) -> str:
-    """Type a block of the runbook; what was answered."""
-    script = commands()[name]
+def type_in(name: str, more: str = "", *, fails: bool = False, **environment: str) -> str:
+    """Type a block of the runbook, and more behind it; what was answered."""
+    script = commands()[name].rstrip() + more
     done = subprocess.run(
         ["bash", "-euc", script], cwd=CHECKOUT, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
@@ -202,6 +202,20 @@ def test_the_second_before_a_mistake(schema: str) -> None:
     type_in("mistake", TIME=moment)
     assert (counted(), fingerprint()) == (before, schema)
     note("a mistake, back to the second before", started, "what was written since that second; here none but the mistake")
+
+
+def test_what_cannot_be_is_refused(schema: str) -> None:
+    """Before the server is stopped."""
+    started = psql("select pg_postmaster_start_time()")
+    assert "yesterday is not such as 2026-03-01 12:00:00+00" in type_in("mistake", fails=True, TIME="yesterday")
+    assert "no backup that was complete before 2001-" in type_in("mistake", fails=True, TIME="2001-01-01 00:00:00+00")
+    assert "2999-01-01 00:00:00+01:00 is yet to come" in type_in("mistake", fails=True, TIME="2999-01-01 00:00:00+01:00")
+    assert "no backup 20010101-000000F, only 2" in type_in("data_directory", " -e backup_restore_set=20010101-000000F", fails=True)
+    run("podman", "exec", "--privileged", "--user", "root", MACHINE, "mount", "--bind", DATA, DATA)
+    assert f"{DATA} is a mount point" in type_in("data_directory", fails=True)
+    # The server has files open there.
+    run("podman", "exec", "--privileged", "--user", "root", MACHINE, "umount", "--lazy", DATA)
+    assert psql("select pg_postmaster_start_time()") == started
 
 
 def test_a_page_is_damaged(schema: str) -> None:
