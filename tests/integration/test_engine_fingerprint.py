@@ -487,3 +487,15 @@ def test_a_foreign_key_that_is_switched_off_on_either_table_shows(rich: Database
         session.run("rollback")
     (line,) = [line for line in off.text.splitlines() if line.startswith("constraint app.leaf.held:")]
     assert line.endswith(f"REFERENCES app.parent(id) triggers disabled on app.{table}")
+
+
+def test_a_virtual_column_does_not_read_like_a_stored_one(server: Server, rich: Database, original: fingerprint.Fingerprint) -> None:
+    if server.major < 18:
+        pytest.skip("PostgreSQL 18 and later have virtual columns")
+    shown = []
+    with looking(rich) as session:
+        for kind in ("virtual", "stored"):
+            session.run(f"begin; alter table app.scratch add column half int generated always as (x / 2) {kind}")
+            shown.append(fingerprint.take(session, None).difference(original.text).splitlines()[-1])
+            session.run("rollback")
+    assert shown == ["+column app.scratch.half: 2 integer generated virtual (x / 2)", "+column app.scratch.half: 2 integer generated (x / 2)"]
