@@ -49,6 +49,8 @@ PLAYBOOKS = (
 # How the programs that checks run mark a failure, and how many lines of each kind are repeated at the end.
 FAILURE = re.compile(r"\bFAILED\b(?! - RETRYING)|^\s*fatal: |^E  |^ERROR")
 SHOWN = 20
+# How long others may hold apt's locks; on a fresh cloud machine its own updates do, for minutes.
+LOCK_SECONDS = 600
 
 
 class Failed(Exception):
@@ -390,12 +392,23 @@ class Outcome:
 def as_root(*command: str) -> str | None:
     """Run a command as root, without a question; what went wrong is the answer, if anything did."""
     sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    # In the words that update_lists looks for, also through a sudo that keeps nothing of the environment.
+    plainly = ["env", "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive"]
     try:
-        ended = subprocess.run([*sudo, *command], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        ended = subprocess.run([*sudo, *plainly, *command], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         return str(error)
-    return None if ended.returncode == 0 else (ended.stderr.strip().splitlines() or [f"ended with {ended.returncode}"])[-1]
+    return None if ended.returncode == 0 else ended.stderr.strip() or f"ended with {ended.returncode}"
+
+
+def update_lists() -> str | None:
+    """Have apt know what there is; what went wrong is the answer. For the lock on the lists apt itself does not wait."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        problem = as_root("apt-get", "-qq", "update")
+        if "Could not get lock" not in (problem or "") or time.monotonic() > deadline:
+            return problem
+        time.sleep(5)
 
 
 def clusters() -> set[tuple[str, str]]:
@@ -414,9 +427,10 @@ def install(needs: Iterable[Need]) -> None:
         return
     print(f"installing {' '.join(packages)}", flush=True)
     before = clusters()
-    problem = as_root("apt-get", "-qq", "update") or as_root("apt-get", "-qq", "-y", "install", "--no-install-recommends", *packages)
+    patience = ("-o", f"DPkg::Lock::Timeout={LOCK_SECONDS}")
+    problem = update_lists() or as_root("apt-get", *patience, "-qq", "-y", "install", "--no-install-recommends", *packages)
     if problem:
-        print(f"  {problem}", flush=True)
+        print(f"  {problem.splitlines()[-1]}", flush=True)
     # Debian makes a cluster with the first server package. Nobody asked for it.
     for major, name in clusters() - before:
         as_root("pg_dropcluster", "--stop", major, name)
