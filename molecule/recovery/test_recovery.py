@@ -335,6 +335,20 @@ def test_a_restore_is_killed(schema: str) -> None:
     note("a restore is killed", started, "none")
 
 
+def test_another_cluster_is_in_its_place(schema: str) -> None:
+    """The neighbour stands for one that was made anew under the same name: no log of it goes to the other one's backups."""
+    settings = f" -e backup_mode=pgbackrest -e backup_stanza=production -e backup_passphrase={PASSPHRASE}"
+    playbook = commands()["archive_back"].strip().replace("production", "staging")
+    done = subprocess.run(["bash", "-c", playbook + settings], cwd=CHECKOUT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    answer = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode != 0
+    assert "What the repository has of production is of another cluster" in answer
+    assert "pgbackrest --stanza=production stanza-upgrade" in answer
+    assert psql("show archive_mode", 5435) == "off"
+    # Where pgBackRest finds the cluster was written before.
+    type_in("archive_back")
+
+
 def test_the_repository_is_whole(schema: str) -> None:
     """And if it were not, somebody would say so."""
     type_in("verify")
