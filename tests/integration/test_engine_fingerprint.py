@@ -499,3 +499,16 @@ def test_a_virtual_column_does_not_read_like_a_stored_one(server: Server, rich: 
             shown.append(fingerprint.take(session, None).difference(original.text).splitlines()[-1])
             session.run("rollback")
     assert shown == ["+column app.scratch.half: 2 integer generated virtual (x / 2)", "+column app.scratch.half: 2 integer generated (x / 2)"]
+
+
+def test_not_null_that_is_not_valid_shows(server: Server, rich: Database, original: fingerprint.Fingerprint) -> None:
+    if server.major < 18:
+        pytest.skip("PostgreSQL 18 and later have such constraints")
+    shown = []
+    with looking(rich) as session:
+        session.run("begin; alter table app.scratch add constraint filled not null x not valid")
+        for statement in ("select 1", "alter table app.scratch validate constraint filled"):
+            session.run(statement)
+            shown.append(fingerprint.take(session, None).difference(original.text).splitlines()[-1])
+        session.run("rollback")
+    assert shown == ["+column app.scratch.x: 1 integer not null not valid", "+column app.scratch.x: 1 integer not null"]

@@ -99,9 +99,10 @@ _PARTS = (
     "select 'column', c.oid::regclass || '.' || quote_ident(a.attname), concat_ws(' ', row_number() over (partition by c.oid"
     " order by a.attnum), format_type(a.atttypid, a.atttypmod), case when a.attcollation <> y.typcollation then 'collate '"
     " || (select quote_ident(collname) from pg_collation where oid = a.attcollation) end,"
-    " case when a.attnotnull then 'not null' end, case a.attidentity when 'a' then 'identity always' when 'd' then"
-    " 'identity by default' end, case a.attgenerated when '' then 'default ' when 'v' then 'generated virtual ' else 'generated '"
-    " end || pg_get_expr(f.adbin, f.adrelid), 'storage ' || nullif(a.attstorage::text, y.typstorage::text),"
+    " case when a.attnotnull then 'not null' end, case when v.oid is not null then 'not valid' end,"
+    " case a.attidentity when 'a' then 'identity always' when 'd' then 'identity by default' end,"
+    " case a.attgenerated when '' then 'default ' when 'v' then 'generated virtual ' else 'generated ' end"
+    " || pg_get_expr(f.adbin, f.adrelid), 'storage ' || nullif(a.attstorage::text, y.typstorage::text),"
     " 'compression ' || nullif(a.attcompression::text, ''), 'statistics ' || nullif(a.attstattarget, -1),"
     " 'options ' || (select string_agg(o, ',' order by o) from unnest(a.attoptions) o where o not like 'pg\\_attver=%'),"
     " a.attfdwoptions, case when a.attacl is not null then "
@@ -109,6 +110,8 @@ _PARTS = (
     + " end, quote_literal(comment_on(pg_class, c.oid, a.attnum)))"
     " from relations c join pg_attribute a on a.attrelid = c.oid join pg_type y on y.oid = a.atttypid"
     " left join pg_attrdef f on f.adrelid = c.oid and f.adnum = a.attnum"
+    # (since 18 NOT NULL may hold for new rows only)
+    " left join pg_constraint v on v.conrelid = c.oid and v.contype = 'n' and not v.convalidated and v.conkey[1] = a.attnum"
     " where c.relkind in ('r', 'p', 'v', 'm', 'f', 'c') and a.attnum > 0 and not a.attisdropped",
     # constraints; NOT NULL stands with its column, triggers below
     # (a foreign key has triggers of its own on both tables, and holds no more where DISABLE TRIGGER ALL switched them off)
