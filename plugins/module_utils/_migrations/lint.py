@@ -39,12 +39,13 @@ _VOLATILE = re.compile(
     r"|\b(?:current_timestamp|current_date|current_time|localtimestamp|localtime|current_user|session_user)\b",
     re.IGNORECASE,
 )
-_PINNED = re.compile(r"\bset\s+(?:local\s+)?search_path\b", re.IGNORECASE)
+_DEFINER = re.compile(r"\bsecurity\s+definer\b", re.IGNORECASE)
+_PINNED = re.compile(r"\bset\s+search_path\b", re.IGNORECASE)
 # What takes rows or columns with it; the stairway sees the rest, with data.
-_LOSES = re.compile(
-    r"drop\s+(?:foreign\s+)?table\b|drop\s+schema\b|truncate\b|delete\s+from\b|alter\s+table\b.*?\bdrop\s+column\b", re.IGNORECASE | re.DOTALL
-)
-_SESSION_CONFIG = re.compile(r"\bset_config\s*\([^()]*,\s*(?:false|'f(?:alse)?')\s*\)", re.IGNORECASE)
+_LOSES = (("drop", "table"), ("drop", "foreign", "table"), ("drop", "schema"), ("truncate",), ("delete", "from"))
+_DROPS_COLUMN = re.compile(r"\bdrop\s+column\b", re.IGNORECASE)
+_SET_CONFIG = re.compile(r"\bset_config\s*\([^()]*,\s*(false|'[^']*')\s*\)", re.IGNORECASE)
+_FALSE = ("false", "'false'", "'f'")
 
 
 class Problem(t.NamedTuple):
@@ -120,9 +121,16 @@ def _losses(down: Script) -> t.Iterator[_Finding]:
     except statements.StatementError:
         return  # is said above
     for statement in parts:
-        if _LOSES.match(statement.text):
+        if _loses(statement):
             yield "unannounced-loss", statement.line, "takes data along: say so in a line '-- data-loss: ...'"
             return
+
+
+def _loses(statement: statements.Statement) -> bool:
+    head = statement.head
+    if head[:2] == ("alter", "table"):
+        return bool(_DROPS_COLUMN.search(statement.code))
+    return any(head[: len(words)] == words for words in _LOSES)
 
 
 def _marker(script: Script) -> t.Iterator[_Finding]:
@@ -148,9 +156,9 @@ def _in_statement(script: Script, statement: statements.Statement) -> t.Iterator
     build = statements.concurrent_index(statement)
     if script.no_transaction and build is not None and build.name is None:
         yield "unnamed-index", line, "has no name: after an interruption nobody can tell whether it is there, and it is built twice"
-    if head[0] == "create" and "index" in head[:3] and _VOLATILE.search(statement.text):
+    if head[0] == "create" and "index" in head[:3] and _VOLATILE.search(statement.code):
         yield "volatile-index", line, "an index can only be defined by what never changes"
-    if head[0] == "create" and _is_definer(statement) and not _PINNED.search(statement.text):
+    if head[0] == "create" and _is_unpinned(statement):
         yield "unpinned-search-path", line, "a SECURITY DEFINER function must set its search_path"
 
 
@@ -158,10 +166,17 @@ def _sets_session(statement: statements.Statement) -> bool:
     head = statement.head
     if head[0] == "set":
         return head[1:2] not in (("local",), ("constraints",), ("transaction",))
-    return head[0] in ("reset", "discard") or (head[0] == "select" and bool(_SESSION_CONFIG.search(statement.text)))
+    return head[0] in ("reset", "discard") or (head[0] == "select" and _configures_session(statement))
 
 
-def _is_definer(statement: statements.Statement) -> bool:
-    return bool({"function", "procedure"} & set(statement.head[:4])) and bool(
-        re.search(r"\bsecurity\s+definer\b", statement.text, re.IGNORECASE)
-    )
+def _configures_session(statement: statements.Statement) -> bool:
+    # Blanks keep everything in its place, so a literal that matters can be read where it was.
+    flags = (statement.text[slice(*found.span(1))] for found in _SET_CONFIG.finditer(statement.code))
+    return any(flag.lower() in _FALSE for flag in flags)
+
+
+def _is_unpinned(statement: statements.Statement) -> bool:
+    if not {"function", "procedure"}.intersection(statement.head[:4]):
+        return False
+    code = statement.code
+    return bool(_DEFINER.search(code)) and not _PINNED.search(code)

@@ -82,6 +82,26 @@ class Statement(t.NamedTuple):
         line = " ".join(self.text.split())
         return line if len(line) <= 120 else line[:117] + "..."
 
+    @property
+    def code(self) -> str:
+        """The text, as long as it is, with blanks for comments and for what is quoted with apostrophes or dollars."""
+        blanked, at = [], 0
+        while at < len(self.text):
+            match = _TOKEN.match(self.text, at)
+            if match is None:  # which cannot be, see scan
+                break
+            kind, begin, at = match.lastgroup or "", at, match.end()
+            if kind in _CLOSERS:
+                # It was split, so everything in it is closed.
+                at = _CLOSERS[kind](self.text, at, match.group())
+            if kind in ("space", "comment"):
+                blanked.append(" " * (at - begin))
+            elif kind in ("string", "escape", "dollar"):
+                blanked.append("'" + " " * (at - begin - 2) + "'")
+            else:
+                blanked.append(match.group())
+        return "".join(blanked)
+
 
 def position(text: str, offset: int) -> t.Tuple[int, int]:
     """Line and column, both from 1, of a character offset."""

@@ -68,6 +68,12 @@ BROKEN = [
     ("create unique index i on t (a)\n where b < CURRENT_DATE", "volatile-index", 1),
     ("create function f() returns int language sql security definer as 'select 1'", "unpinned-search-path", 1),
     ("create or replace procedure p()\nSECURITY\nDEFINER begin atomic end", "unpinned-search-path", 1),
+    # Comments between the words make no difference, nor does what is said in comments, literals and bodies.
+    ("select set_config('a.b', '(', /* ) */ 'False')", "session-setting", 1),
+    ("create index on t (a) where b > now/**/()", "volatile-index", 1),
+    ("create function f() returns int language sql security /* as */ definer as 'select 1'", "unpinned-search-path", 1),
+    ("create function f() returns int language sql security definer as $$ set search_path = ''; select 1 $$", "unpinned-search-path", 1),
+    ("create procedure p() security definer /* set search_path = '' */ language sql as 'set search_path = a'", "unpinned-search-path", 1),
 ]
 
 
@@ -99,6 +105,11 @@ def test_a_rule_finds_what_it_is_about(sql: str, rule: str, line: int) -> None:
         "create index now_idx on t (now_at)",
         "create function f() returns int language sql security definer set search_path = '' as 'select 1'",
         "create function f() returns int language sql as 'select 1'",
+        "create function f() returns int language sql as $$ -- no SECURITY DEFINER needed\nselect 1 $$",
+        "create function f(a text default 'security definer') returns int language sql as 'select 1'",
+        "create function f() returns int language sql security definer set /* ' */ search_path = '' as 'select 1'",
+        "create index on t (a) -- not now(): volatile\n where b > 'now()' and c <> $$current_user$$ /* random() */",
+        "select 'set_config(a, b, false)', set_config('a.b', 'x, false', true) -- set_config('a', 'b', false)",
     ],
 )
 def test_a_good_script_breaks_no_rule(sql: str) -> None:
@@ -132,6 +143,8 @@ DOWN = [
     ("--data-loss: table t\ndrop table t;", [("misread-loss", 1)]),
     ("select 1;\n-- Data loss: t\n", [("misread-loss", 2)]),
     ("-- data-loss: table t, index i\ndrop table t;", [("misread-loss", 1)]),
+    ("drop /* all of */ table t", [("unannounced-loss", 1)]),
+    ("alter table t add a text default 'drop column' -- drop column b", []),
     ("drop index i; alter table t drop constraint c; drop view v; -- data", []),
 ]
 

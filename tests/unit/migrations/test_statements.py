@@ -209,6 +209,29 @@ def test_a_summary_is_one_short_line() -> None:
 
 
 @pytest.mark.parametrize(
+    ("sql", "code"),
+    [
+        ("select 1", "select 1"),
+        ("select 'a;''b', \"c'd\" -- e\n, 1", "select '     ', \"c'd\"      , 1"),
+        (r"select E'a\'b', x'1F', U&'c' 'd'", "select '     ', '   ', '   ' ' '"),
+        ("do/* ' /* $$ */ */$a$ x $$ $a$language sql", "do" + " " * 16 + "'" + " " * 10 + "'language sql"),
+    ],
+)
+def test_a_statements_code_is_without_comments_and_literals(sql: str, code: str) -> None:
+    assert one(sql).code == code
+
+
+@given(st.lists(st.tuples(STATEMENTS, SEPARATORS), max_size=6).map(lambda pairs: "".join(part for pair in pairs for part in pair)))
+def test_a_statements_code_is_as_long_as_the_statement_and_is_one_too(sql: str) -> None:
+    for each in statements.split(sql):
+        (again,) = statements.split(each.code)
+        assert len(each.code) == len(each.text)
+        assert len(again.head) == len(each.head)
+        assert "--" not in each.code
+        assert "/*" not in each.code
+
+
+@pytest.mark.parametrize(
     ("sql", "line", "message"),
     [
         ("select 1;\n\\i other.sql", 2, r"\\i is a command of psql"),
