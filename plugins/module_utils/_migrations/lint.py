@@ -43,7 +43,15 @@ _DEFINER = re.compile(r"\bsecurity\s+definer\b", re.IGNORECASE)
 _PINNED = re.compile(r"\bset\s+search_path\b", re.IGNORECASE)
 # What takes rows or columns with it; the stairway sees the rest, with data.
 _LOSES = (("drop", "table"), ("drop", "foreign", "table"), ("drop", "schema"), ("truncate",), ("delete", "from"))
-_DROPS_COLUMN = re.compile(r"\bdrop\s+column\b", re.IGNORECASE)
+_DROPS_COLUMN = re.compile(
+    r"""
+      \bdrop\s+column\b
+    # The word may be left out where an action begins: behind the table, or behind a comma.
+    | (?: \Aalter\s+table\s+ (?:if\s+exists\s+)? (?:only\s+)? {name} (?:\s*\.\s*{name})* \s* (?:\*\s*)? | ,\s* )
+      drop\b (?! \s* (?: constraint\b | [,)] ) )
+    """.format(name=r'(?: "(?:[^"]|"")*" | [^\s".,;*]+ (?![^\s".,;*]) )'),
+    re.IGNORECASE | re.VERBOSE,
+)
 _SET_CONFIG = re.compile(r"\bset_config\s*\([^()]*,\s*(false|'[^']*')\s*\)", re.IGNORECASE)
 _FALSE = ("false", "'false'", "'f'")
 

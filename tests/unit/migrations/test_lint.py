@@ -144,6 +144,15 @@ DOWN = [
     ("select 1;\n-- Data loss: t\n", [("misread-loss", 2)]),
     ("-- data-loss: table t, index i\ndrop table t;", [("misread-loss", 1)]),
     ("drop /* all of */ table t", [("unannounced-loss", 1)]),
+    # COLUMN may be left out.
+    ("alter table t drop a", [("unannounced-loss", 1)]),
+    ('alter table if exists only public . "my t" drop if exists "constraint" cascade', [("unannounced-loss", 1)]),
+    ("alter table t* drop a", [("unannounced-loss", 1)]),
+    ("alter table t drop constraint c, alter a drop default,\n drop b", [("unannounced-loss", 1)]),
+    ('alter table u&"t" drop column a', [("unannounced-loss", 1)]),
+    ("alter table t alter a drop default, alter column b drop not null, alter c drop identity, alter d drop expression", []),
+    ("alter table t drop constraint if exists a, drop constraint b, drop /* , drop c */ constraint c", []),
+    ("alter table backdrop add a int; alter table drop add constraint u unique (a, drop)", []),
     ("alter table t add a text default 'drop column' -- drop column b", []),
     ("drop index i; alter table t drop constraint c; drop view v; -- data", []),
 ]
