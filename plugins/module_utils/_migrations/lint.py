@@ -116,6 +116,7 @@ def _in_script(script: Script) -> t.Iterator[_Finding]:
         yield "several-statements", parts[1].line, "sqlx itself can run only one statement of a no-transaction file"
     for statement in parts:
         yield from _in_statement(script, statement)
+    yield from _unpinned(parts)
 
 
 def _losses(down: Script) -> t.Iterator[_Finding]:
@@ -166,8 +167,6 @@ def _in_statement(script: Script, statement: statements.Statement) -> t.Iterator
         yield "unnamed-index", line, "has no name: after an interruption nobody can tell whether it is there, and it is built twice"
     if head[0] == "create" and "index" in head[:3] and _VOLATILE.search(statement.code):
         yield "volatile-index", line, "an index can only be defined by what never changes"
-    if head[0] == "create" and _is_unpinned(statement):
-        yield "unpinned-search-path", line, "a SECURITY DEFINER function must set its search_path"
 
 
 def _sets_session(statement: statements.Statement) -> bool:
@@ -183,8 +182,23 @@ def _configures_session(statement: statements.Statement) -> bool:
     return any(flag.lower() in _FALSE for flag in flags)
 
 
-def _is_unpinned(statement: statements.Statement) -> bool:
-    if not {"function", "procedure"}.intersection(statement.head[:4]):
-        return False
-    code = statement.code
-    return bool(_DEFINER.search(code)) and not _PINNED.search(code)
+def _unpinned(parts: t.Sequence[statements.Statement]) -> t.Iterator[_Finding]:
+    # A function may be altered in several steps; the types that tell functions of one name apart can be written in many ways.
+    routines = [(_routine(statement), statement, statement.code) for statement in parts if _routine(statement)]
+    pinned = {name for name, _unused, code in routines if _PINNED.search(code)}
+    for name, statement, code in routines:
+        is_pinned = name in pinned if statement.head[0] == "alter" else _PINNED.search(code)
+        if _DEFINER.search(code) and not is_pinned:
+            yield "unpinned-search-path", statement.line, "a SECURITY DEFINER function must set its search_path"
+
+
+def _routine(statement: statements.Statement) -> t.Optional[str]:
+    """The name, without its schema, of the function or procedure that a statement makes or alters."""
+    head = statement.head
+    words = head[3:] if head[1:3] == ("or", "replace") else head[1:]
+    if head[0] not in ("create", "alter") or words[:1] not in (("function",), ("procedure",), ("routine",)):
+        return None
+    at = 1
+    while words[at + 1 : at + 2] == (".",):
+        at += 2
+    return "".join(words[at : at + 1]).strip('"')
