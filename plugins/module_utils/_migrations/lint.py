@@ -52,8 +52,9 @@ _DROPS_COLUMN = re.compile(
     """.format(name=r'(?: "(?:[^"]|"")*" | [^\s".,;*]+ (?![^\s".,;*]) )'),
     re.IGNORECASE | re.VERBOSE,
 )
-_SET_CONFIG = re.compile(r"\bset_config\s*\([^()]*,\s*(false|'[^']*')\s*\)", re.IGNORECASE)
-_FALSE = ("false", "'false'", "'f'")
+_SET_CONFIG = re.compile(r"\bset_config\s*\([^()]*,\s*(true|false|'[^']*')\s*\)", re.IGNORECASE)
+# What its last argument says: whether the setting ends with the transaction.
+_TRUE, _FALSE = ("true", "'true'", "'t'"), ("false", "'false'", "'f'")
 
 
 class Problem(t.NamedTuple):
@@ -160,6 +161,9 @@ def _in_statement(script: Script, statement: statements.Statement) -> t.Iterator
         yield "transaction-control", line, "begins or ends a transaction, which is the engine's part"
     elif not script.no_transaction and statements.outside_transaction(statement):
         yield "outside-transaction", line, "cannot run inside a transaction: begin the file with {0!r}".format(NO_TRANSACTION.decode())
+    elif script.no_transaction:
+        if _sets_transaction(statement):
+            yield "session-setting", line, "has no effect outside of a transaction: only a plain set lasts"
     elif _sets_session(statement):
         yield "session-setting", line, "outlives its file under sqlx: use set local, or a setting of the function or role"
     build = statements.concurrent_index(statement)
@@ -172,14 +176,22 @@ def _in_statement(script: Script, statement: statements.Statement) -> t.Iterator
 def _sets_session(statement: statements.Statement) -> bool:
     head = statement.head
     if head[0] == "set":
-        return head[1:2] not in (("local",), ("constraints",), ("transaction",))
-    return head[0] in ("reset", "discard") or (head[0] == "select" and _configures_session(statement))
+        return not _sets_transaction(statement)
+    return head[0] in ("reset", "discard") or _configures(statement, _FALSE)
 
 
-def _configures_session(statement: statements.Statement) -> bool:
+def _sets_transaction(statement: statements.Statement) -> bool:
+    if statement.head[0] == "set":
+        return statement.head[1:2] in (("local",), ("constraints",), ("transaction",))
+    return _configures(statement, _TRUE)
+
+
+def _configures(statement: statements.Statement, flags: t.Container[str]) -> bool:
+    if statement.head[0] != "select":
+        return False
     # Blanks keep everything in its place, so a literal that matters can be read where it was.
-    flags = (statement.text[slice(*found.span(1))] for found in _SET_CONFIG.finditer(statement.code))
-    return any(flag.lower() in _FALSE for flag in flags)
+    found = (statement.text[slice(*each.span(1))] for each in _SET_CONFIG.finditer(statement.code))
+    return any(flag.lower() in flags for flag in found)
 
 
 def _unpinned(parts: t.Sequence[statements.Statement]) -> t.Iterator[_Finding]:
