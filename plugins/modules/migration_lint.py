@@ -42,7 +42,7 @@ options:
         interruption whether it is there.
       - C(transaction-control) (error), BEGIN, COMMIT and their like.
       - C(outside-transaction) (error), a statement such as CREATE INDEX CONCURRENTLY without the marker.
-      - C(session-setting) (warning), SET without LOCAL.
+      - C(session-setting) (warning), SET without LOCAL; in a no-transaction file SET LOCAL, which does nothing there.
       - C(volatile-index) (error), an index on what changes, such as now().
       - C(unpinned-search-path) (error), a SECURITY DEFINER function without a search_path of its own.
       - C(misread-loss) (error), a line of a down script that begins like C(-- data-loss) and does not announce anything that could be read.
