@@ -153,8 +153,15 @@ begin
                 $s$select * from public.schema_access_log where schema_id = uuid_nil() order by accessed_at desc$s$),
             ('popular_schemas_access_count_idx', false, $s$select * from public.popular_schemas order by access_count desc$s$)
         ) as queries (serves, bitmap, statement)
-        -- Among a few rows, or with a visibility map that is not fresh, another index may rightly be preferred.
+        -- Among a few rows, with a visibility map that is not fresh, or where VACUUM has counted no row at all, another index may rightly be preferred.
         where not exists (select from public.schemas where subject not like 'verification %')
+            and not exists (
+                select from pg_catalog.pg_class
+                where reltuples >= 0 and oid in (
+                    'public.schemas'::regclass, 'public.validation_history'::regclass, 'public.compatibility_checks'::regclass,
+                    'public.schema_access_log'::regclass
+                )
+            )
     loop
         perform set_config('enable_bitmapscan', query.bitmap::text, true);
         plan := '';
