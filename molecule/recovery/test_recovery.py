@@ -364,7 +364,8 @@ def test_a_dump_is_damaged() -> None:
     file = machine("ls /var/backups/postgresql/neighbour/*/1.dump").strip()
     machine(f"cp {file} /tmp/whole.dump; truncate --size=-5 {file}")
     (kept,) = set(re.findall(r"schema_registry_before_\w+", type_in("dump", fails=True)))
-    machine(f"psql -qXp 5435 -v ON_ERROR_STOP=1 -c 'drop database if exists schema_registry' -c 'alter database {kept} rename to schema_registry'")
+    back = f"-c 'drop database if exists schema_registry' -c 'alter database \"{kept}\" rename to schema_registry'"
+    machine(f"psql -qXp 5435 -v ON_ERROR_STOP=1 {back}")
     assert counted(5435) == before
     machine(f"mv /tmp/whole.dump {file}")
 
