@@ -124,12 +124,15 @@ class Rehearsal:
         script = migration.script(step.action == plan.REVERT)
         if script.no_transaction:
             return self._leave_out(step, migration, script, "it runs outside of transactions")
-        if self._ends_transaction(step, migration, script):
+        parts = scripts.split(step, script)
+        verification = scripts.split(step, migration.verify) if migration.verify and step.action == plan.APPLY else []
+        # With allow_transaction_control such files may run, and would commit what shall be rolled back.
+        if any(statements.controls_transaction(each) for each in (*parts, *verification)):
             return self._leave_out(step, migration, script, "it begins or ends transactions itself")
         self._sender.send("savepoint " + _SAVEPOINT)
         stock = losses.take(self._session) if step.action == plan.REVERT else None
         try:
-            observed = tuple(self._observe(step, script, statement) for statement in scripts.split(step, script))
+            observed = tuple(self._observe(step, script, statement) for statement in parts)
             lost = self._lost(stock, script) if stock else ()
             if step.action == plan.APPLY:
                 self._verify(step, migration)
@@ -143,11 +146,6 @@ class Rehearsal:
             return self._leave_out(step, migration, script, "without {0} it fails: {1}".format(self._left_out[0], error.message))
         self._sender.send(self._session.reset)
         return Rehearsed(step, migration.description, observed, "", lost)
-
-    def _ends_transaction(self, step: plan.Step, migration: Migration, script: Script) -> bool:
-        """Whether a file would commit what shall be rolled back (allow_transaction_control lets such files pass)."""
-        sent = [script, migration.verify] if migration.verify and step.action == plan.APPLY else [script]
-        return any(statements.controls_transaction(statement) for each in sent for statement in scripts.split(step, each))
 
     def _fire_deferred(self, step: plan.Step, script: Script) -> None:
         """What is deferred to the commit fails now; the next file finds every constraint as its definition has it."""
