@@ -25,15 +25,18 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 TOOLS = Path(sys.prefix, "bin")
 WORK = CHECKOUT / ".ansible"
 OUTPUT = CHECKOUT / "tests" / "output"
+# What makes containers, for whoever is not root.
+SUDO = WORK / "sudo"
 
 NAMESPACE, NAME = "schema_registry", "postgresql"
 COLLECTION = f"{NAMESPACE}.{NAME}"
 SQLX = Path(os.environ.get("SQLX_CLI_DIR") or Path.home() / ".cache" / NAMESPACE)
 ENGINE = "plugins/module_utils/_migrations"
-# These wait now and then for machines of their own, so they run last, and beside each other; the check `machines` has an eye on the clock.
-BESIDE = ("molecule", "versions", "extensions")
-# The scenarios that take longest.
-LONGEST = ("recovery", "rollout", "rollout_failures")
+# It keeps every core busy by itself. All others run two at a time, since most of them leave one idle, or wait for machines.
+ALONE = ("integration",)
+# What takes longest begins first, so that nobody waits for it at the end: checks, and Molecule's scenarios.
+LONG_CHECKS = ("molecule", "machines", "versions", "extensions", "sanity", "ansible-lint")
+LONG_SCENARIOS = ("recovery", "rollout", "rollout_failures")
 PLAYBOOKS = (
     "playbooks/backup.yml",
     "playbooks/deploy.yml",
@@ -82,7 +85,7 @@ SHELLCHECK = Need("shellcheck", ("shellcheck",))
 CONTAINERS = (
     # Named one by one, since recommended packages are not installed; runc is for machines where crun gives up.
     Need("podman", ("podman", "runc", "netavark", "aardvark-dns")),
-    Need("iptables", ("iptables",)),
+    Need("/usr/sbin/iptables", ("iptables",)),
     Need("mmdebstrap", ("mmdebstrap",)),
 )
 
@@ -119,7 +122,7 @@ class Shell:
         self.aloud = aloud
         self.environment = {
             **os.environ,
-            "PATH": f"{TOOLS}:{os.environ.get('PATH', os.defpath)}",
+            "PATH": f"{TOOLS}:{SUDO}:{os.environ.get('PATH', os.defpath)}",
             # Nothing of the checks' goes to the home directory.
             "ANSIBLE_HOME": str(WORK / "home"),
         }
@@ -151,9 +154,11 @@ class Shell:
         """Run commands, so many at a time; all of them run, and all must succeed. Those that did not are told of last."""
 
         def ended(command: Sequence[str]) -> tuple[str, int, str]:
+            started = time.monotonic()
             process = self._start(command, CHECKOUT, environment)
             printed, _nothing = process.communicate()
-            return " ".join(command), process.returncode, printed
+            line = " ".join(command)
+            return line, process.returncode, f"{printed}--- {line}: {time.monotonic() - started:.0f} s\n"
 
         failed = []
         with ThreadPoolExecutor(lanes) as pool:
@@ -357,8 +362,7 @@ def _molecule(sh: Shell) -> None:
     scenarios = os.environ.get("SCENARIOS", "").replace(",", " ").split() or sorted(
         path.parent.name for path in CHECKOUT.glob("molecule/*/molecule.yml")
     )
-    # Those that take longest begin first, so that nobody waits for one at the end.
-    scenarios.sort(key=lambda name: name not in LONGEST)
+    scenarios.sort(key=lambda name: name not in LONG_SCENARIOS)
     commands = [("molecule", "test", "--scenario-name", name) for name in scenarios]
     # Molecule tells collections to keep scenarios elsewhere, unless it is told where they are.
     sh.side_by_side(min(os.cpu_count() or 1, 4), *commands, MOLECULE_GLOB="molecule/*/molecule.yml", NO_COLOR="1", COLUMNS="160")
@@ -399,6 +403,18 @@ def as_root(*command: str) -> str | None:
     except FileNotFoundError as error:
         return str(error)
     return None if ended.returncode == 0 else ended.stderr.strip() or f"ended with {ended.returncode}"
+
+
+def make_containers_as_root() -> None:
+    """Have Podman be root's for everybody: only the containers of root's have addresses that others reach."""
+    if os.geteuid() == 0:
+        return
+    SUDO.mkdir(parents=True, exist_ok=True)
+    for name in ("podman", "mmdebstrap"):
+        program = SUDO / name
+        settings = '${CONTAINERS_CONF:+"CONTAINERS_CONF=$CONTAINERS_CONF"}'
+        program.write_text(f'#!/bin/sh\nexec sudo -n env {settings} {name} "$@"\n', encoding="utf-8")
+        program.chmod(0o755)
 
 
 def update_lists() -> str | None:
@@ -445,6 +461,8 @@ def run(each: Check, aloud: bool, allowed: set[str]) -> Outcome:
     try:
         if missing := [need.what for need in each.needs if not need.is_met()]:
             raise CouldNotRun(f"there is no {', no '.join(missing)}")
+        if {*CONTAINERS} & {*each.needs} and (problem := as_root("true")):
+            raise CouldNotRun(f"its hosts are containers that root makes: {problem}")
         each.run(sh)
     except Failed as failure:
         verdict, why = "failed", str(failure)
@@ -460,12 +478,12 @@ def run(each: Check, aloud: bool, allowed: set[str]) -> Outcome:
 
 
 def run_all(chosen: Sequence[Check], allowed: set[str]) -> list[Outcome]:
-    """Run checks one after the other; of those that may run beside others, two at a time, the longest first."""
-    alone = [each for each in chosen if each.name not in BESIDE]
-    beside = sorted((each for each in chosen if each.name in BESIDE), key=lambda each: BESIDE.index(each.name))
-    # Somebody who asks for one thing wants to watch it.
-    outcomes = [run(each, len(chosen) == 1 or each.shown, allowed) for each in alone]
+    """Run checks, two at a time where they may, the longest first."""
+    ranks = {name: rank for rank, name in enumerate(LONG_CHECKS)}
+    beside = sorted((each for each in chosen if each.name not in ALONE), key=lambda each: ranks.get(each.name, len(ranks)))
+    outcomes = [run(each, True, allowed) for each in chosen if each.name in ALONE]
     with ThreadPoolExecutor(2) as pool:
+        # Somebody who asks for one thing wants to watch it.
         outcomes += pool.map(lambda each: run(each, len(chosen) == 1, allowed), beside)
     return outcomes
 
@@ -515,6 +533,7 @@ def main() -> int:
     install(need for each in chosen for need in each.needs if each.name not in allowed)
     if arguments.install:
         return 0
+    make_containers_as_root()
     outcomes = run_all(chosen, allowed)
     closing = report(outcomes)
     (OUTPUT / "closing").write_text(f"{closing}\n", encoding="utf-8")

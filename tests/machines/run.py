@@ -19,7 +19,6 @@ from machine import CHECKOUT, SUITES, Machine, MachineError, Result, configure_p
 
 PORTS = {"staging": 5433, "production": 5434}
 FIRST, SECOND = "20240101000001", "20240101000002"
-DEPLOY_SECONDS = 300
 
 ALWAYS = {"btree_gin", "pg_trgm", "uuid-ossp"}
 OPTIONAL = {"bookworm": {"pg_cron", "pg_stat_statements"}, "trixie": {"pg_cron", "pg_stat_statements", "timescaledb"}}
@@ -176,12 +175,10 @@ class Story:
         title = "make deploy"
         with self.step(title) as remarks:
             done = self.types("make deploy")
-            seconds = self.setup_seconds + done.seconds
-            remarks.append(f"{done.seconds:.0f} s, {seconds:.0f} s with the set-up")
+            remarks.append(f"{done.seconds:.0f} s, {self.setup_seconds + done.seconds:.0f} s with the set-up")
             recap(done)
             self.stands_at(FIRST, SECOND)
             expect(self.extensions() == ALWAYS, f"the extensions are {self.extensions()}")
-            expect(seconds < DEPLOY_SECONDS, f"it took {seconds:.0f} s")
         return self.steps[title]
 
     def looks_again(self) -> None:
