@@ -52,12 +52,18 @@ PLAYBOOKS = (
 # How the programs that checks run mark a failure, and how many lines of each kind are repeated at the end.
 FAILURE = re.compile(r"\bFAILED\b(?! - RETRYING)|^\s*fatal: |^E  |^ERROR")
 SHOWN = 20
+# How tests/suite/fetch.py ends then.
+NO_SOURCE_PACKAGE = 3
 # How long others may hold apt's locks; on a fresh cloud machine its own updates do, for minutes.
 LOCK_SECONDS = 600
 
 
 class Failed(Exception):
-    """A check found something."""
+    """A check found something, or a command of its did, which ended with `status`."""
+
+    def __init__(self, why: str, status: int = 1) -> None:
+        super().__init__(why)
+        self.status = status
 
 
 class CouldNotRun(Exception):
@@ -147,8 +153,8 @@ class Shell:
         except KeyboardInterrupt:
             process.wait()
             raise
-        if process.wait() != 0:
-            raise Failed(f"{Path(words[0]).name} ended with {process.returncode}")
+        if status := process.wait():
+            raise Failed(f"{Path(words[0]).name} ended with {status}", status)
 
     def side_by_side(self, lanes: int, *commands: Sequence[str], **environment: str) -> None:
         """Run commands, so many at a time; all of them run, and all must succeed. Those that did not are told of last."""
@@ -337,6 +343,8 @@ def _suite(sh: Shell) -> None:
     try:
         sh(sys.executable, "tests/suite/fetch.py")
     except Failed as failure:
+        if failure.status != NO_SOURCE_PACKAGE:
+            raise
         raise CouldNotRun("the source package of PostgreSQL cannot be had here") from failure
     sh("pytest", "tests/suite")
 

@@ -16,6 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.postgres import installed_majors
 
+# What main answers where there is nothing to fetch from.
+NOT_HERE = 3
 CACHE = Path(os.environ.get("SQLX_CLI_DIR") or Path.home() / ".cache" / "schema_registry")
 
 
@@ -67,8 +69,12 @@ def fetch(major: int) -> Path:
             raise CannotFetch("; ".join(problems) or f"no source package postgresql-{major} is known here")
         (archive,) = work.glob("*.orig.tar.*")
         with tarfile.open(archive) as tar:
-            members = [member for member in tar if re.search(r"/sql/[^/]+\.sql$", member.name)]
-            tar.extractall(work / "sql", members, filter="data")
+            for member in tar:
+                content = tar.extractfile(member) if re.search(r"/sql/[^/]+\.sql$", member.name) else None
+                if content is not None:
+                    path = work / "sql" / member.name
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(content.read())
         (work / "sql").rename(target)
     return target
 
@@ -79,7 +85,7 @@ def main() -> int:
         print(fetch(max(installed_majors())))
     except CannotFetch as problem:
         print(f"the source package of PostgreSQL cannot be had here: {problem}")
-        return 1
+        return NOT_HERE
     return 0
 
 
