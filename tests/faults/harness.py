@@ -473,7 +473,7 @@ def _check_nobody_left(database: Database) -> None:
     )
     with closing(database.connect(user="postgres")) as connection, connection.cursor() as cursor:
         connection.autocommit = True
-        deadline = time.monotonic() + 5.0
+        deadline = time.monotonic() + 30.0
         while True:
             cursor.execute(query)
             if cursor.fetchone() == (0,):

@@ -132,7 +132,7 @@ def test_nobody_else_sees_passwords_or_sql(release: Release, tmp_path: Path, pip
 
     # And nothing stays.
     # (What ran in the background cleans up after it has told its answer.)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while files(remote) + files(temporary) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert files(remote) + files(temporary) == []
@@ -190,7 +190,9 @@ def test_the_system_s_log_gets_neither(release: Release, tmp_path: Path) -> None
     ]
     with system_log() as read:
         ansible_playbook(tmp_path, tasks, SECRET=release.database.password)
-        time.sleep(0.5)
-        text = read()
+        # It arrives in its own time.
+        deadline = time.monotonic() + 30
+        while (text := read()).count("schema_registry.postgresql.migration") < len(tasks) and time.monotonic() < deadline:
+            time.sleep(0.2)
     assert "schema_registry.postgresql.migration" in text
     assert [what for what in (release.database.password, SQL, *packed(release), *packed(failing)) if what in text] == []

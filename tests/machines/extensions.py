@@ -38,7 +38,9 @@ def send(machine: Machine) -> None:
     machine.must(f"mkdir -p {PLACE}")
     packed = subprocess.Popen(["tar", "-C", str(CHECKOUT), "--null", "-T", "-", "-cf", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     unpacked = subprocess.Popen(["podman", "exec", "--interactive", machine.name, "tar", "-C", PLACE, "--no-same-owner", "-xf", "-"], stdin=packed.stdout)
-    assert packed.stdin is not None
+    assert packed.stdin is not None and packed.stdout is not None
+    # So that tar notices when nobody reads any more.
+    packed.stdout.close()
     packed.stdin.write(files.encode())
     packed.stdin.close()
     if packed.wait() or unpacked.wait():

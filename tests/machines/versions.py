@@ -11,7 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from machine import CHECKOUT, Machine, MachineError, configure_podman, output
+from machine import CHECKOUT, Machine, MachineError, configure_podman
+from run import clone
 
 VERSIONS = ("2.18", "2.19", "2.21")
 HOME = "/root/registry"
@@ -27,9 +28,7 @@ class Versions:
     def prepare(self) -> None:
         """Bring the checkout, and the collections that the set-up made."""
         with tempfile.TemporaryDirectory() as scratch:
-            clone = Path(scratch, "registry")
-            output("git", "clone", "--quiet", "--no-hardlinks", str(CHECKOUT), str(clone))
-            self.machine.receive(clone, HOME, "root")
+            self.machine.receive(clone(Path(scratch)), HOME, "root")
         collections = ".ansible/collections"
         self.machine.must(f"mkdir -p {HOME}/{collections}")
         self.machine.receive(CHECKOUT / collections, f"{HOME}/{collections}", "root")

@@ -83,6 +83,7 @@ class Playbooks:
             **{name: value for name, value in os.environ.items() if name != "PYTHONPATH" and not name.startswith("ANSIBLE_")},
             "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"),
             "ANSIBLE_HOME": str(directory / "home"),
+            "LC_ALL": "C.UTF-8",
             # For programs that go by the name of who runs them, where nobody becomes postgres.
             "PGUSER": "postgres",
             **({"ANSIBLE_COLLECTIONS_PATH": str(collections)} if collections else {}),
