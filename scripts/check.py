@@ -333,7 +333,7 @@ def _unit(sh: Shell) -> None:
 
 @check("integration", "integration", POSTGRESQL, PSYCOPG, PGTAP, shown=True)
 def _integration(sh: Shell) -> None:
-    sh("pytest", "--numprocesses=auto", "--dist=loadfile", "tests/integration")
+    sh("pytest", "--numprocesses=auto", "--dist=loadfile", "--durations=20", "tests/integration")
 
 
 @check("interop", "interop", POSTGRESQL, shown=True)

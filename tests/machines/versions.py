@@ -1,4 +1,4 @@
-"""The collection with every ansible-core that it is promised for, on one Debian 13 machine: all of them run on its Python.
+"""The collection with the oldest and the newest ansible-core that it is promised for, on one Debian 13 machine: both run on its Python.
 
     versions.py [VERSION ...]
 """
@@ -14,7 +14,8 @@ from pathlib import Path
 from machine import CHECKOUT, Machine, MachineError, configure_podman
 from run import clone
 
-VERSIONS = ("2.18", "2.19", "2.21")
+# Everything else is tested with the one of requirements.txt, which is between them.
+VERSIONS = ("2.18", "2.21")
 HOME = "/root/registry"
 FIRST = "20240101000001"
 
@@ -54,9 +55,8 @@ class Versions:
         self.play(version, f"--syntax-check deploy.yml {playbooks}")
         self.play(version, "deploy.yml --check --diff", changes=is_first)
         self.play(version, "deploy.yml", changes=is_first)
-        if not is_first:
-            self.play(version, f"playbooks/rollback.yml -e migrations_version={FIRST} -e migrations_lose_data=true", changes=True)
-            self.play(version, "deploy.yml --diff", changes=True)
+        self.play(version, f"playbooks/rollback.yml -e migrations_version={FIRST} -e migrations_lose_data=true", changes=True)
+        self.play(version, "deploy.yml --diff", changes=True)
         self.play(version, "playbooks/status.yml", changes=False)
 
 
@@ -71,7 +71,7 @@ def main() -> int:
             for version in chosen:
                 exact = versions.install(version)
                 versions.tell(version, is_first=version == chosen[0])
-                print(f"{exact}: deploys, does nothing the second time, goes back and forth", flush=True)
+                print(f"{exact}: deploys, or finds it done, and goes back and forth", flush=True)
     return 0
 
 
