@@ -420,7 +420,7 @@ def as_root(*command: str) -> str | None:
 
 
 def make_containers_as_root() -> None:
-    """Have Podman be root's for everybody: only the containers of root's have addresses that others reach."""
+    """Have Podman be root's for everybody: only root's containers have addresses that others reach."""
     if os.geteuid() == 0:
         return
     SUDO.mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,6 @@ NO_CLUSTER = (
     'echo "create_main_cluster = false" >"$1/etc/postgresql-common/createcluster.d/image.conf"',
 )
 
-
 # Seven may boot at once, beside other work.
 BOOT_SECONDS = 300
 
