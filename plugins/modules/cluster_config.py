@@ -102,7 +102,7 @@ import tempfile
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.schema_registry.postgresql.plugins.module_utils import _cluster
+from ansible_collections.schema_registry.postgresql.plugins.module_utils import _cluster, _files
 
 # As postgresql-common has it: everybody's psql looks up a cluster's port in the settings.
 SETTINGS_MODE = "0644"
@@ -131,7 +131,7 @@ class Scratch:
         os.makedirs(os.path.join(self.directory, "conf.d"))
         names = ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"]
         names += ["conf.d/" + name for name in os.listdir(os.path.join(live, "conf.d"))] if os.path.isdir(os.path.join(live, "conf.d")) else []
-        texts = {name: read(os.path.join(live, name)) for name in names}
+        texts = {name: _files.read(os.path.join(live, name)) for name in names}
         for name, text in {**texts, **files}.items():
             if os.path.isdir(os.path.join(live, name)):
                 continue
@@ -177,15 +177,6 @@ class Scratch:
             raise Invalid("; ".join(problems) or err.strip())
 
 
-def read(path: str) -> str:
-    """The text of a file; empty if there is none."""
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
-            return stream.read()
-    except (FileNotFoundError, IsADirectoryError):
-        return ""
-
-
 def check(module: AnsibleModule, live: str, files: t.Dict[str, str]) -> None:
     """Have PostgreSQL read the files; raises Invalid."""
     root = tempfile.mkdtemp(prefix="ansible-postgresql-")
@@ -197,15 +188,6 @@ def check(module: AnsibleModule, live: str, files: t.Dict[str, str]) -> None:
             scratch.check_authentication()
     finally:
         shutil.rmtree(root)
-
-
-def write(module: AnsibleModule, path: str, text: str) -> None:
-    """Replace a file in one step."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    handle, new = tempfile.mkstemp(dir=module.tmpdir)
-    with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as stream:
-        stream.write(text)
-    module.atomic_move(new, path)
 
 
 def main() -> None:
@@ -229,7 +211,7 @@ def main() -> None:
     for name in wanted:
         if not re.match(r"(conf\.d/[^/.][^/]*\.conf|pg_hba\.conf|pg_ident\.conf)$", name):
             module.fail_json(msg="%s is neither pg_hba.conf, pg_ident.conf nor a file in conf.d" % name)
-    present = {name: read(os.path.join(live, name)) for name in wanted}
+    present = {name: _files.read(os.path.join(live, name)) for name in wanted}
     differing = {name: text for name, text in wanted.items() if present[name] != text}
     changed = bool(differing)
 
@@ -246,20 +228,16 @@ def main() -> None:
             foreign = present[name] and present[name].split("\n", 1)[0] != text.split("\n", 1)[0]
             if foreign and module.params["backup"]:
                 kept.append(module.backup_local(path))
-            write(module, path, text)
+            _files.write(module, path, text)
         if os.path.exists(path):
-            changed = module.set_owner_if_different(path, _cluster.OWNER, changed)
-            changed = module.set_group_if_different(path, _cluster.OWNER, changed)
-            changed = module.set_mode_if_different(path, SETTINGS_MODE if name.startswith("conf.d/") else AUTHENTICATION_MODE, changed)
+            mode = SETTINGS_MODE if name.startswith("conf.d/") else AUTHENTICATION_MODE
+            changed = _files.give(module, path, _cluster.OWNER, mode, changed)
 
     module.exit_json(
         changed=changed,
         written=[os.path.join(live, name) for name in differing],
         kept=kept,
-        diff=[
-            {"before": present[name], "after": text, "before_header": os.path.join(live, name), "after_header": os.path.join(live, name)}
-            for name, text in differing.items()
-        ],
+        diff=[_files.difference(os.path.join(live, name), present[name], text) for name, text in differing.items()],
     )
 
 

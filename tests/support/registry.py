@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict
@@ -16,7 +15,7 @@ SQL = Path(__file__).parents[2] / "sql"
 MIGRATIONS = SQL / "migrations"
 VERIFY = SQL / "verify"
 SAMPLES = SQL / "samples"
-STATE = SQL.parent / "roles" / "maintenance" / "templates" / "state.sql.j2"
+STATE = SQL.parent / "roles" / "maintenance" / "files" / "state.sql"
 NAMES = sorted(path.name[: -len(".up.sql")] for path in MIGRATIONS.glob("*.up.sql"))
 
 
@@ -112,7 +111,7 @@ def vacuum(database: Database) -> None:
 
 def maintenance_state(database: Database, prefix: str = "schema-registry-5432-registry", etc: Path = Path("/etc")) -> Dict[str, Any]:
     """What the role maintenance finds; `etc` is another place for the files of its timers."""
-    query = re.sub(r"\{#.*?#\}", "", STATE.read_text(), flags=re.DOTALL).replace("'/etc/", f"'{etc}/")
+    query = STATE.read_text().replace("'/etc/", f"'{etc}/")
     connection = database.connect(user="postgres")
     try:
         with connection.cursor(cursor_factory=RealDictCursor) as cursor:

@@ -1,4 +1,4 @@
-{# Everything that the role wants to know, in one query: also which of its files are on the host, since the server can read them. #}
+-- Everything that the role wants to know, in one query: also which of its files are on the host, since the server can read them.
 select
     pg_is_in_recovery() as standby,
     to_regprocedure('public.maintenance_jobs(integer, integer, integer, integer)') is not null as ready,
