@@ -122,7 +122,8 @@ class World:
         self.said = ""
         self.before: Dict[str, State] = {}
         self.observed: List[str] = []
-        shared = ["--inventory", str(SCENARIO.parent / "shared" / "inventory.yml"), "--inventory", str(SCENARIO / "inventory.yml")]
+        shared = SCENARIO.parent / "shared"
+        sources = [f"--inventory={path}" for path in (shared / "inventory.yml", SCENARIO / "inventory.yml", shared / "resolved.yml")]
         variables = {
             "migrations_source": str(self.migrations),
             "migrations_verify": str(self.verify),
@@ -130,11 +131,13 @@ class World:
             "deploy_report": str(self.report_file),
         }
         program = Path(sys.executable).with_name("ansible-playbook")
-        self._command = [str(program), *shared, "--extra-vars", json.dumps(variables), str(CHECKOUT / "deploy.yml")]
+        self._command = [str(program), *sources, "--extra-vars", json.dumps(variables), str(CHECKOUT / "deploy.yml")]
         self._environment = {
             **os.environ,
             "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"),
             "ANSIBLE_COLLECTIONS_PATH": str(CHECKOUT / ".ansible" / "collections"),
+            # Molecule wants colours, which stand between the words that are looked for.
+            "ANSIBLE_FORCE_COLOR": "0",
             "MOLECULE_PROJECT_DIRECTORY": str(CHECKOUT),
             "MOLECULE_SCENARIO_NAME": SCENARIO.name,
         }
