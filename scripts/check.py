@@ -131,7 +131,8 @@ class Shell:
         self.log = log.open("w", encoding="utf-8")
         self.aloud = aloud
         self.environment = {
-            **os.environ,
+            # What somebody has told Molecule in this terminal is about something else.
+            **{name: value for name, value in os.environ.items() if not name.startswith("MOLECULE_")},
             "PATH": f"{TOOLS}:{SUDO}:{os.environ.get('PATH', os.defpath)}",
             # Nothing of the checks' goes to the home directory.
             "ANSIBLE_HOME": str(WORK / "home"),
