@@ -34,7 +34,7 @@ def write(module: AnsibleModule, path: str, text: str) -> None:
     module.atomic_move(new, path)
 
 
-def give(module: AnsibleModule, path: str, owner: str, mode: str, changed: bool) -> bool:
+def set_attributes(module: AnsibleModule, path: str, owner: str, mode: str, changed: bool) -> bool:
     """See to a file's owner, group of the same name and mode; whether anything was (or would be) changed, by this or before."""
     changed = module.set_owner_if_different(path, owner, changed)
     changed = module.set_group_if_different(path, owner, changed)

@@ -231,7 +231,7 @@ def main() -> None:
             _files.write(module, path, text)
         if os.path.exists(path):
             mode = SETTINGS_MODE if name.startswith("conf.d/") else AUTHENTICATION_MODE
-            changed = _files.give(module, path, _cluster.OWNER, mode, changed)
+            changed = _files.set_attributes(module, path, _cluster.OWNER, mode, changed)
 
     module.exit_json(
         changed=changed,

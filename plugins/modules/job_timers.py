@@ -105,6 +105,7 @@ started:
   sample: [report.timer]
 """
 
+import contextlib
 import os
 import typing as t
 
@@ -159,7 +160,13 @@ def main() -> None:
         module.fail_json(msg="There is no systemd running here that could follow %s." % ", ".join(timers))
 
     texts = {file["path"]: file["content"] for file in files}
-    before = {path: _files.read(path) for path in [*texts, *module.params["absent"]]}
+    paths = [*texts, *module.params["absent"]]
+    wrong = [path for path in paths if not os.path.isabs(path) or os.path.isdir(path) or paths.count(path) > 1]
+    if wrong:
+        module.fail_json(
+            msg="Nothing was changed. Each path must be absolute, no directory, and stand in files or in absent but not in both: %s" % ", ".join(wrong)
+        )
+    before = {path: _files.read(path) for path in paths}
     written = [path for path, text in texts.items() if before[path] != text]
     removed = [path for path in module.params["absent"] if os.path.lexists(path)]
     on = are_on(module, timers)
@@ -172,16 +179,22 @@ def main() -> None:
         if gone and systemd:
             systemctl(module, "disable", "--now", *gone)
         for path in removed:
-            os.remove(path)
+            # Another run may have been faster.
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)
+        if written and on:
+            # A run that is cut off from here on leaves timers that are not enabled, by which the next one sees that systemd knows only the old files.
+            systemctl(module, "disable", *sorted(on))
         for path in written:
             _files.write(module, path, texts[path])
     for file in files:
         if os.path.exists(file["path"]):
-            changed = _files.give(module, file["path"], OWNER, file["mode"], changed)
+            changed = _files.set_attributes(module, file["path"], OWNER, file["mode"], changed)
     if changed and systemd and not module.check_mode:
         systemctl(module, "daemon-reload")
+        if timers:
+            systemctl(module, "enable", *timers)
         if started:
-            systemctl(module, "enable", *started)
             systemctl(module, "restart", *started)
 
     module.exit_json(

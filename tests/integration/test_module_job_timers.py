@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 import pytest
 from support.playbooks import HOST, PlaybookFailed, Playbooks
@@ -41,7 +41,20 @@ def test_files_come_and_go(tmp_path: Path) -> None:
     assert (table.read_text(), script.stat().st_mode & 0o777) == ("0 3 * * *\n", 0o755)
 
 
-@pytest.mark.skipif(Path("/run/systemd/system").is_dir(), reason="systemd runs here")
+@pytest.mark.parametrize(
+    ("files", "absent"),
+    [(["table"], []), (["{0}"], []), ([], ["{0}"]), (["{0}/table"], ["{0}/table"])],
+    ids=["relative", "directory", "absent directory", "both"],
+)
+def test_a_wrong_path_is_named_before_anything_is_written(tmp_path: Path, files: List[str], absent: List[str]) -> None:
+    good = tmp_path / "good"
+    contents = [{"path": path.format(tmp_path), "content": "text\n"} for path in [str(good), *files]]
+    with pytest.raises(PlaybookFailed, match="Nothing was changed"):
+        Playbooks(tmp_path / "ansible").run([job_timers(files=contents, absent=[path.format(tmp_path) for path in absent])])
+    assert not good.exists()
+
+
+@pytest.mark.skipif(Path("/run/systemd/system").is_dir(), reason="where systemd runs, it would follow")
 def test_timers_without_systemd_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
     path = tmp_path / "job.timer"
     with pytest.raises(PlaybookFailed, match=r"no systemd running here that could follow job\.timer"):
