@@ -91,6 +91,17 @@ def test_pg_cron_that_is_not_there_is_refused(kept: Database, tmp_path: Path) ->
         Playbooks(tmp_path).run([role(kept, "main", scheduler="pg_cron")])
 
 
+def test_wrong_schedules_are_told_all_at_once(kept: Database, tmp_path: Path) -> None:
+    schedules = {"vacuum": "0 25 * * *", "analyze": "*/5 * * * *", "purge_checks": "daily", "vaccum": "0 3 * * *"}
+    with pytest.raises(PlaybookFailed) as failed:
+        Playbooks(tmp_path).run([role(kept, "main", scheduler="timers", schedules=schedules)])
+    output = str(failed.value)
+    assert "there is no job vaccum. There are: analyze, " in output
+    assert "vacuum: '0 25 * * *' is no schedule, hour is from 0 to 23, not 25" in output
+    assert "purge_checks: 'daily' is no schedule, it has 1 of cron's five words" in output
+    assert "analyze: " not in output
+
+
 def test_a_database_without_the_schema_is_left_alone(database: Database, tmp_path: Path) -> None:
     assert Playbooks(tmp_path).run([role(database, "main"), role(database, "run")]).changed["database"] == 0
 
