@@ -49,7 +49,7 @@ def on_calendar(schedule: str) -> t.List[str]:
     :param schedule: five words, or a nickname such as ``@daily``.
     :raises ValueError: it is no schedule; the text says why.
     """
-    words = _NICKNAMES.get(schedule.strip().lower(), schedule).split()
+    words = _NICKNAMES.get(schedule.strip(), schedule).split()
     if len(words) != len(_FIELDS):
         raise ValueError("it has {0} of cron's five words: minute, hour, day of the month, month, day of the week".format(len(words)))
     minutes, hours, days, months, weekdays = (_numbers(field, word) for field, word in zip(_FIELDS, words))

@@ -30,7 +30,7 @@ MEANT = {
     "0 1 1 * 0-6": ["*-*-01 01:00:00", "*-*-* 01:00:00"],
     "0 1 */2 * 0": ["Sun *-*-" + ",".join(f"{day:02}" for day in range(1, 32, 2)) + " 01:00:00"],
     "@daily": ["*-*-* 00:00:00"],
-    "@Weekly": ["Sun *-*-* 00:00:00"],
+    "@weekly": ["Sun *-*-* 00:00:00"],
 }
 
 
@@ -49,6 +49,7 @@ def test_systemd_understands_it() -> None:
     [
         ("", "0 of cron's five words"),
         ("30 seconds", "2 of cron's five words"),
+        ("@Daily", "1 of cron's five words"),
         ("@reboot", "1 of cron's five words"),
         ("0 1 * * * root", "6 of cron's five words"),
         ("60 * * * *", "minute is from 0 to 59, not 60"),
