@@ -21,7 +21,7 @@ author:
 options:
   _input:
     description:
-      - Five words as in R(crontab, 5) - minute, hour, day of the month, month and day of the week - or one such as V(@daily).
+      - Five words as in a crontab - minute, hour, day of the month, month and day of the week - or one such as V(@daily).
     type: str
     required: true
 seealso:
